@@ -1,0 +1,120 @@
+"""What the core awaits: the database, the clock and the gateways (`gateways.base`), and nothing else.
+
+The actions, settlement and recovery are plain coroutines over these ports. Whoever implements them decides how the core
+is driven: an event loop, one writer thread, a host's own transaction, or a simulator.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Row = Mapping[str, Any]
+Params = Mapping[str, Any]
+Microseconds = int
+SECOND: Microseconds = 1_000_000
+
+# Every driver sets this while a transaction function runs; the transport refuses to send meanwhile (invariant I10).
+inside_transaction: ContextVar[bool] = ContextVar("inside_transaction", default=False)
+
+
+class GatewayCallInsideTransaction(AssertionError):
+    """A gateway was called, or a transaction nested, while a database transaction was open: a bug in the caller."""
+
+
+def assert_outside_transaction(what: str) -> None:
+    """Raise `GatewayCallInsideTransaction` if a transaction is open in this context; `what` names the refused step."""
+    if inside_transaction.get():
+        raise GatewayCallInsideTransaction(f"{what} while a database transaction is open")
+
+
+class Transaction(Protocol):
+    """One open transaction, given to a transaction function. SQL is portable, with `:name` parameters."""
+
+    async def fetch_one(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Row | None:
+        """The first row or None. `lock=True` locks what was read until the commit (SQLite has one writer anyway)."""
+
+    async def fetch_all(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Sequence[Row]:
+        """All rows, in the order of the statement's ORDER BY."""
+
+    async def execute(self, sql: str, params: Params | None = None) -> int:
+        """Run a statement that writes; returns how many rows it changed. Raises `errors.Conflict` if refused."""
+
+    async def execute_many(self, sql: str, rows: Sequence[Params]) -> None:
+        """Run one statement that writes once per row of parameters. Raises `errors.Conflict` if refused."""
+
+
+class Database(Protocol):
+    """Runs transaction functions. They may be run again from the start, so they do nothing but database work.
+
+    A transaction function that raises is rolled back, and its exception reaches the caller. `errors.CommitUnknown`
+    means that the connection or disk failed at COMMIT: the caller re-reads by its operation's own key.
+    """
+
+    dialect: Literal["sqlite", "postgresql"]
+
+    async def transaction(
+        self, fn: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `fn(tx, …)` and commit; durable when this returns.
+
+        Raises what `fn` raises, `CommitUnknown` or `DatabaseDown`.
+        """
+
+    async def read(
+        self, fn: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `fn(tx, …)` on one consistent snapshot, beside the writer. Writing inside raises."""
+
+    async def close(self) -> None:
+        """Finish what is queued and free connections and threads."""
+
+
+class Clock(Protocol):
+    """Time, injected so that expiry and backoff can be simulated."""
+
+    def now(self) -> Microseconds:
+        """Microseconds since 1970-01-01 UTC."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend for `seconds`."""
+
+
+class Ids(Protocol):
+    """Fresh opaque identifiers, injected so that a simulation repeats from its seed."""
+
+    def new(self, prefix: str) -> str:
+        """`prefix_` and 130 unguessable bits."""
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> Microseconds:
+        """Microseconds since 1970-01-01 UTC."""
+        import time
+
+        return time.time_ns() // 1_000
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend on the running event loop."""
+        import asyncio
+
+        await asyncio.sleep(seconds)
+
+
+# Crockford's alphabet: no letter that reads like a digit, so that an id survives a telephone call.
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+class RandomIds:
+    """Identifiers from the operating system's secure random source."""
+
+    def new(self, prefix: str) -> str:
+        """`prefix_` and 26 characters, 130 bits."""
+        return prefix + "_" + "".join(secrets.choice(_ALPHABET) for _ in range(26))
