@@ -1,0 +1,273 @@
+"""The whole schema on one screen. SQLAlchemy describes it for migrations only; the hot path speaks plain SQL.
+
+Times are integer microseconds since 1970 UTC, amounts integer minor units, booleans 0 or 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.schema import SchemaItem
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite's STRICT tables know INTEGER only, which is 64 bits wide there anyway.
+Big = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _table(name: str, *parts: SchemaItem) -> Table[Any]:
+    return Table(name, metadata, *parts, sqlite_strict=True)
+
+
+def _one_of(column: str, *words: str) -> CheckConstraint:
+    listed = ", ".join(f"'{word}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+_PAYMENT = ("created", "awaiting_buyer", "processing", "authorized", "captured", "failed", "canceled", "held")
+_OPEN_PAYMENT = text("status IN ('created', 'awaiting_buyer', 'processing', 'authorized')")
+
+# ── People (the built-in accounts; a host application brings its own) ──────────
+users = _table(
+    "users",
+    Column("id", Text, primary_key=True),
+    Column("email", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("created_at", Big, nullable=False),
+    _one_of("role", "buyer", "staff"),
+)
+sessions = _table(
+    "sessions",
+    Column("token_hash", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("users.id"), nullable=False, index=True),
+    Column("created_at", Big, nullable=False),
+    Column("expires_at", Big, nullable=False, index=True),
+)
+
+# ── The built-in store: catalogue, stock, orders ──────────
+products = _table(
+    "products",
+    Column("sku", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("image", Text, nullable=False),
+    Column("price_minor", Big, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    CheckConstraint("price_minor >= 0", name="price_not_negative"),
+)
+stock = _table(
+    "stock",
+    Column("sku", Text, ForeignKey("products.sku"), primary_key=True),
+    Column("on_hand", Big, nullable=False),
+    Column("held", Big, nullable=False),
+    CheckConstraint("on_hand >= 0", name="on_hand_not_negative"),
+    CheckConstraint("held >= 0", name="held_not_negative"),
+    CheckConstraint("held <= on_hand", name="held_is_there"),
+)
+stock_movements = _table(
+    "stock_movements",
+    Column("seq", Big, primary_key=True, autoincrement=True),
+    Column("sku", Text, ForeignKey("products.sku"), nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("quantity", Big, nullable=False),  # The change of on_hand: negative for a sale.
+    Column("order_id", Text),
+    Column("payment_id", Text),
+    Column("actor", Text, nullable=False),
+    Column("created_at", Big, nullable=False),
+    _one_of("kind", "initial", "adjustment", "sale", "restock"),
+    # An order sells a product once, whatever repeats.
+    UniqueConstraint("order_id", "sku", "kind"),
+)
+orders = _table(
+    "orders",
+    Column("id", Text, primary_key=True),
+    Column("number", Text, nullable=False, unique=True),
+    Column("user_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("refund_status", Text, nullable=False),
+    Column("total_minor", Big, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("created_at", Big, nullable=False),
+    Column("updated_at", Big, nullable=False),
+    Column("paid_at", Big),
+    CheckConstraint("total_minor >= 0", name="total_not_negative"),
+    _one_of("status", "open", "pending", "paid", "canceled", "expired"),
+    _one_of("refund_status", "none", "partial", "full"),
+    Index("ix_orders_user_id_created_at", "user_id", "created_at"),
+)
+order_lines = _table(
+    "order_lines",
+    Column("order_id", Text, ForeignKey("orders.id"), primary_key=True),
+    Column("sku", Text, ForeignKey("products.sku"), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("quantity", Big, nullable=False),
+    Column("unit_price_minor", Big, nullable=False),
+    CheckConstraint("quantity > 0", name="quantity_positive"),
+)
+holds = _table(
+    "holds",
+    Column("order_id", Text, ForeignKey("orders.id"), primary_key=True),
+    Column("sku", Text, ForeignKey("stock.sku"), primary_key=True),
+    Column("quantity", Big, nullable=False),
+    Column("expires_at", Big, nullable=False),
+    CheckConstraint("quantity > 0", name="quantity_positive"),
+    Index("ix_holds_sku_expires_at", "sku", "expires_at"),
+)
+
+# ── Payments (orders are referred to by id only, since a host may keep them in tables of its own) ──────────
+payments = _table(
+    "payments",
+    Column("id", Text, primary_key=True),
+    Column("order_id", Text, nullable=False, index=True),
+    Column("gateway", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("refund_status", Text, nullable=False),
+    Column("amount_minor", Big, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("account", Text, nullable=False),  # The merchant account that the money must go to.
+    Column("live", Integer, nullable=False),
+    Column("captures_in_browser", Integer, nullable=False),
+    Column("gateway_ref", Text),  # The gateway's object, once known.
+    Column("capture_ref", Text),
+    Column("captured_minor", Big, nullable=False),
+    Column("capture_right", Text),  # 'held', or 'voiding' while the right is being handed over.
+    Column("decline_code", Text),
+    Column("decline_recoverable", Integer, nullable=False),
+    Column("pending_reason", Text),
+    Column("held_reason", Text),
+    Column("asked_at", Big, nullable=False),  # When the newest snapshot was asked for; older news comes too late.
+    Column("created_at", Big, nullable=False),
+    Column("updated_at", Big, nullable=False),
+    _one_of("status", *_PAYMENT),
+    _one_of("refund_status", "none", "partial", "full"),
+    _one_of("capture_right", "held", "voiding"),
+    CheckConstraint("amount_minor > 0", name="amount_positive"),
+    CheckConstraint("captured_minor >= 0", name="captured_not_negative"),
+    UniqueConstraint("gateway", "gateway_ref"),
+    # One capture right per order: the reason why two gateways can't both take the money.
+    Index(
+        "uq_payments_capture_right",
+        "order_id",
+        unique=True,
+        sqlite_where=text("capture_right IS NOT NULL"),
+        postgresql_where=text("capture_right IS NOT NULL"),
+    ),
+    # Starting twice with one gateway finds the first payment instead of making a second.
+    Index(
+        "uq_payments_open",
+        "order_id",
+        "gateway",
+        unique=True,
+        sqlite_where=_OPEN_PAYMENT,
+        postgresql_where=_OPEN_PAYMENT,
+    ),
+)
+operations = _table(
+    "operations",
+    Column("id", Text, primary_key=True),
+    Column("payment_id", Text, ForeignKey("payments.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("idempotency_key", Text, nullable=False, unique=True),
+    Column("request", Text, nullable=False),  # What goes out under the key, so that a repeat says the same.
+    Column("state", Text, nullable=False),
+    Column("claimed_until", Big, nullable=False),  # Until then one caller owns the call; later another may repeat it.
+    Column("created_at", Big, nullable=False),
+    Column("finished_at", Big),
+    _one_of("kind", "create", "capture", "void", "refund"),
+    _one_of("state", "recorded", "succeeded", "declined", "refused", "abandoned"),
+    UniqueConstraint("payment_id", "kind", "round"),
+)
+
+# ── The books, what happened, and what the merchant hears ──────────
+journal_entries = _table(
+    "journal_entries",
+    Column("id", Text, primary_key=True),
+    Column("gateway", Text, nullable=False),
+    Column("gateway_object", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("order_id", Text, nullable=False, index=True),
+    Column("payment_id", Text, nullable=False),
+    Column("created_at", Big, nullable=False),
+    # One entry per thing that happened at a gateway, whoever reports it, however often.
+    UniqueConstraint("gateway", "gateway_object", "kind"),
+)
+journal_postings = _table(
+    "journal_postings",
+    Column("entry_id", Text, ForeignKey("journal_entries.id"), primary_key=True),
+    Column("account", Text, primary_key=True),
+    Column("currency", Text, nullable=False),
+    Column("amount_minor", Big, nullable=False),  # Debit positive, credit negative; an entry adds up to zero.
+)
+history = _table(
+    "history",
+    Column("seq", Big, primary_key=True, autoincrement=True),
+    Column("order_id", Text, nullable=False, index=True),
+    Column("payment_id", Text),
+    Column("event", Text, nullable=False),
+    Column("detail", Text, nullable=False),  # JSON without secrets.
+    Column("created_at", Big, nullable=False),
+)
+outbox = _table(
+    "outbox",
+    Column("seq", Big, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("type", Text, nullable=False),
+    Column("order_id", Text, nullable=False, index=True),
+    Column("payload", Text, nullable=False),
+    Column("created_at", Big, nullable=False),
+    Column("delivered_at", Big),
+)
+
+# What was written there is never changed or deleted, not even by our own mistake.
+APPEND_ONLY = ("stock_movements", "journal_entries", "journal_postings", "history")
+
+_SQLITE_TRIGGER = """
+CREATE TRIGGER {table}_no_{verb_lower} BEFORE {verb} ON {table}
+BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END
+"""
+_POSTGRES_FUNCTION = """
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'restrict_violation'; END
+$$
+"""
+_POSTGRES_TRIGGER = """
+CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table}
+FOR EACH ROW EXECUTE FUNCTION refuse_change()
+"""
+
+TRIGGERS: dict[str, tuple[str, ...]] = {
+    "sqlite": tuple(
+        _SQLITE_TRIGGER.format(table=table, verb=verb, verb_lower=verb.lower()).strip()
+        for table in APPEND_ONLY
+        for verb in ("UPDATE", "DELETE")
+    ),
+    "postgresql": (
+        _POSTGRES_FUNCTION.strip(),
+        *(_POSTGRES_TRIGGER.format(table=table).strip() for table in APPEND_ONLY),
+    ),
+}

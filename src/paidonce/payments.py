@@ -1,0 +1,241 @@
+"""Payments and their operations: the rows, and every statement about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paidonce.gateways.base import DeclineCode
+from paidonce.money import Money
+from paidonce.ports import Microseconds, Row, Transaction
+from paidonce.states import OPEN_PAYMENTS, PaymentStatus, RefundStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """One attempt to pay an order through one gateway."""
+
+    id: str
+    order_id: str
+    gateway: str
+    status: PaymentStatus
+    refund_status: RefundStatus
+    amount: Money
+    account: str
+    live: bool
+    captures_in_browser: bool
+    gateway_ref: str | None
+    capture_ref: str | None
+    captured_minor: int
+    capture_right: str | None
+    decline_code: DeclineCode | None
+    decline_recoverable: bool
+    pending_reason: str | None
+    held_reason: str | None
+    asked_at: Microseconds
+    created_at: Microseconds
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the buyer or the gateway can still turn it into money."""
+        return self.status in OPEN_PAYMENTS
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call that changes something at a gateway, with the key that was committed before it went out."""
+
+    id: str
+    payment_id: str
+    kind: str
+    round: int
+    idempotency_key: str
+    request: Mapping[str, Any]
+    state: str
+    claimed_until: Microseconds
+    created_at: Microseconds
+
+
+def _payment(row: Row) -> Payment:
+    code = row["decline_code"]
+    return Payment(
+        id=row["id"],
+        order_id=row["order_id"],
+        gateway=row["gateway"],
+        status=PaymentStatus(row["status"]),
+        refund_status=RefundStatus(row["refund_status"]),
+        amount=Money(row["amount_minor"], row["currency"]),
+        account=row["account"],
+        live=bool(row["live"]),
+        captures_in_browser=bool(row["captures_in_browser"]),
+        gateway_ref=row["gateway_ref"],
+        capture_ref=row["capture_ref"],
+        captured_minor=row["captured_minor"],
+        capture_right=row["capture_right"],
+        decline_code=None if code is None else DeclineCode(code),
+        decline_recoverable=bool(row["decline_recoverable"]),
+        pending_reason=row["pending_reason"],
+        held_reason=row["held_reason"],
+        asked_at=row["asked_at"],
+        created_at=row["created_at"],
+    )
+
+
+def _operation(row: Row) -> Operation:
+    return Operation(
+        id=row["id"],
+        payment_id=row["payment_id"],
+        kind=row["kind"],
+        round=row["round"],
+        idempotency_key=row["idempotency_key"],
+        request=json.loads(row["request"]),
+        state=row["state"],
+        claimed_until=row["claimed_until"],
+        created_at=row["created_at"],
+    )
+
+
+# ── Reading ──────────
+
+
+async def find(tx: Transaction, payment_id: str, *, lock: bool = False) -> Payment | None:
+    """The payment with our id."""
+    row = await tx.fetch_one("SELECT * FROM payments WHERE id = :id", {"id": payment_id}, lock=lock)
+    return None if row is None else _payment(row)
+
+
+async def find_by_ref(tx: Transaction, gateway: str, ref: str) -> Payment | None:
+    """The payment behind a gateway's object."""
+    row = await tx.fetch_one(
+        "SELECT * FROM payments WHERE gateway = :gateway AND gateway_ref = :ref", {"gateway": gateway, "ref": ref}
+    )
+    return None if row is None else _payment(row)
+
+
+async def of_order(tx: Transaction, order_id: str, *, lock: bool = False) -> list[Payment]:
+    """All attempts to pay an order, oldest first. The order is locked first, so that nobody adds one meanwhile."""
+    rows = await tx.fetch_all(
+        "SELECT * FROM payments WHERE order_id = :order_id ORDER BY created_at, id", {"order_id": order_id}, lock=lock
+    )
+    return [_payment(row) for row in rows]
+
+
+async def operation_of(tx: Transaction, payment_id: str, kind: str, *, lock: bool = False) -> Operation | None:
+    """The newest operation of one kind."""
+    row = await tx.fetch_one(
+        "SELECT * FROM operations WHERE payment_id = :payment_id AND kind = :kind ORDER BY round DESC LIMIT 1",
+        {"payment_id": payment_id, "kind": kind},
+        lock=lock,
+    )
+    return None if row is None else _operation(row)
+
+
+async def find_operation(tx: Transaction, operation_id: str) -> Operation | None:
+    """The operation with our id."""
+    row = await tx.fetch_one("SELECT * FROM operations WHERE id = :id", {"id": operation_id})
+    return None if row is None else _operation(row)
+
+
+# ── Writing ──────────
+
+_INSERT_PAYMENT = """
+INSERT INTO payments (id, order_id, gateway, status, refund_status, amount_minor, currency, account, live,
+    captures_in_browser, captured_minor, capture_right, decline_recoverable, asked_at, created_at, updated_at)
+VALUES (:id, :order_id, :gateway, 'created', 'none', :amount_minor, :currency, :account, :live,
+    :captures_in_browser, 0, :capture_right, 0, 0, :now, :now)
+"""
+_INSERT_OPERATION = """
+INSERT INTO operations (id, payment_id, kind, round, idempotency_key, request, state, claimed_until, created_at)
+VALUES (:id, :payment_id, :kind, :round, :idempotency_key, :request, 'recorded', :claimed_until, :now)
+"""
+_SAVE = """
+UPDATE payments SET status = :status, gateway_ref = :gateway_ref, capture_ref = :capture_ref,
+    captured_minor = :captured_minor, capture_right = :capture_right, decline_code = :decline_code,
+    decline_recoverable = :decline_recoverable, pending_reason = :pending_reason, held_reason = :held_reason,
+    asked_at = :asked_at, updated_at = :now
+WHERE id = :id
+"""
+
+
+async def insert(tx: Transaction, payment: Payment) -> None:
+    """Add a new payment. Raises `errors.Conflict` where an index already speaks for another one."""
+    await tx.execute(
+        _INSERT_PAYMENT,
+        {
+            "id": payment.id,
+            "order_id": payment.order_id,
+            "gateway": payment.gateway,
+            "amount_minor": payment.amount.minor,
+            "currency": payment.amount.currency,
+            "account": payment.account,
+            "live": int(payment.live),
+            "captures_in_browser": int(payment.captures_in_browser),
+            "capture_right": payment.capture_right,
+            "now": payment.created_at,
+        },
+    )
+
+
+async def save(tx: Transaction, payment: Payment, *, now: Microseconds) -> None:
+    """Write what may change about a payment. Its amount, order and account never do."""
+    await tx.execute(
+        _SAVE,
+        {
+            "id": payment.id,
+            "status": str(payment.status),
+            "gateway_ref": payment.gateway_ref,
+            "capture_ref": payment.capture_ref,
+            "captured_minor": payment.captured_minor,
+            "capture_right": payment.capture_right,
+            "decline_code": None if payment.decline_code is None else str(payment.decline_code),
+            "decline_recoverable": int(payment.decline_recoverable),
+            "pending_reason": payment.pending_reason,
+            "held_reason": payment.held_reason,
+            "asked_at": payment.asked_at,
+            "now": now,
+        },
+    )
+
+
+async def insert_operation(tx: Transaction, operation: Operation) -> None:
+    """Record an intention with its key, before the call."""
+    await tx.execute(
+        _INSERT_OPERATION,
+        {
+            "id": operation.id,
+            "payment_id": operation.payment_id,
+            "kind": operation.kind,
+            "round": operation.round,
+            "idempotency_key": operation.idempotency_key,
+            "request": json.dumps(dict(operation.request), sort_keys=True, separators=(",", ":")),
+            "claimed_until": operation.claimed_until,
+            "now": operation.created_at,
+        },
+    )
+
+
+async def claim(tx: Transaction, operation_id: str, until: Microseconds) -> None:
+    """Own the operation's call until `until`; 0 gives it back."""
+    await tx.execute(
+        "UPDATE operations SET claimed_until = :until WHERE id = :id AND state = 'recorded'",
+        {"id": operation_id, "until": until},
+    )
+
+
+async def finish(tx: Transaction, operation_id: str, state: str, *, now: Microseconds) -> None:
+    """Write how an operation ended. One that has ended stays as it is."""
+    await tx.execute(
+        "UPDATE operations SET state = :state, finished_at = :now WHERE id = :id AND state = 'recorded'",
+        {"id": operation_id, "state": state, "now": now},
+    )
+
+
+async def finish_all(tx: Transaction, payment_id: str, state: str, *, now: Microseconds) -> None:
+    """End what is still recorded of an ended payment, except refunds, which live on behind it."""
+    await tx.execute(
+        "UPDATE operations SET state = :state, finished_at = :now"
+        " WHERE payment_id = :payment_id AND state = 'recorded' AND kind <> 'refund'",
+        {"payment_id": payment_id, "state": state, "now": now},
+    )

@@ -1,0 +1,432 @@
+"""The store port, and the built-in store behind it: catalogue, stock and orders in our own tables.
+
+A shop with tables of its own implements `Store` on them. Its methods run inside our transaction, so its order, its
+stock and our payment become true together. Lock order everywhere: order → payment → stock by SKU → holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from paidonce.errors import InvalidRequest, NotFound, SoldOut
+from paidonce.money import LARGEST_MINOR, Money
+from paidonce.ports import Ids, Microseconds, Row, Transaction
+from paidonce.states import OrderStatus, RefundStatus, advance
+
+LARGEST_QUANTITY = 1000
+MOST_LINES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PayableOrder:
+    """What the core needs to know of an order, whoever keeps it."""
+
+    id: str
+    number: str  # May be shown to the buyer and to gateways.
+    user_id: str
+    status: OrderStatus
+    total: Money
+
+
+class Store(Protocol):
+    """Orders and stock, called inside the core's transactions. No method may call out or commit."""
+
+    async def find(self, tx: Transaction, order_id: str, *, lock: bool) -> PayableOrder | None:
+        """The order, or None. `lock=True` keeps others from changing it until the commit."""
+
+    async def hold(self, tx: Transaction, order_id: str, *, until: Microseconds) -> None:
+        """Reserve the order's goods until `until`, or prolong the reservation. Raises `errors.SoldOut`."""
+
+    async def free_expired(self, tx: Transaction, order_id: str, *, now: Microseconds) -> bool:
+        """End reservations of others that ran out on this order's goods; True if that freed any."""
+
+    async def release(self, tx: Transaction, order_id: str) -> None:
+        """End the order's reservation, if there is one."""
+
+    async def take(self, tx: Transaction, order_id: str, *, payment_id: str, now: Microseconds) -> bool:
+        """Lower the stock on hand for a paid order, once, reserved or not; False (and no change) if goods are gone."""
+
+    async def mark(self, tx: Transaction, order: PayableOrder, status: OrderStatus, *, now: Microseconds) -> None:
+        """Move the order to `status`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product as buyers see it; `available` is on hand less what others hold."""
+
+    sku: str
+    name: str
+    description: str
+    image: str
+    price: Money
+    available: int
+    on_hand: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLine:
+    """One product in an order, with the name and price of the moment it was ordered."""
+
+    sku: str
+    name: str
+    quantity: int
+    unit_price: Money
+
+
+@dataclass(frozen=True, slots=True)
+class OrderView:
+    """An order as its buyer and staff see it. Times are microseconds."""
+
+    id: str
+    number: str
+    user_id: str
+    status: OrderStatus
+    refund_status: RefundStatus
+    total: Money
+    lines: tuple[OrderLine, ...]
+    created_at: Microseconds
+    paid_at: Microseconds | None
+
+
+# Locking the rows in the order of their SKU keeps two orders with the same goods from waiting for each other.
+_LOCK_STOCK = """
+SELECT s.sku, s.on_hand, s.held, l.name, l.quantity
+FROM order_lines l JOIN stock s ON s.sku = l.sku
+WHERE l.order_id = :order_id ORDER BY s.sku
+"""
+_QUANTITY = "(SELECT l.quantity FROM order_lines l WHERE l.order_id = :order_id AND l.sku = stock.sku)"
+_IN_ORDER = "sku IN (SELECT l.sku FROM order_lines l WHERE l.order_id = :order_id)"
+_HOLD = f"UPDATE stock SET held = held + {_QUANTITY} WHERE {_IN_ORDER} AND on_hand - held >= {_QUANTITY}"  # noqa: S608
+_UNHOLD = f"UPDATE stock SET held = held - {_QUANTITY} WHERE {_IN_ORDER}"  # noqa: S608
+_TAKE_FREE = f"UPDATE stock SET on_hand = on_hand - {_QUANTITY} WHERE {_IN_ORDER} AND on_hand - held >= {_QUANTITY}"  # noqa: S608
+_TAKE_HELD = f"UPDATE stock SET on_hand = on_hand - {_QUANTITY}, held = held - {_QUANTITY} WHERE {_IN_ORDER}"  # noqa: S608
+_INSERT_HOLDS = """
+INSERT INTO holds (order_id, sku, quantity, expires_at)
+SELECT order_id, sku, quantity, :until FROM order_lines WHERE order_id = :order_id
+"""
+_INSERT_SALES = """
+INSERT INTO stock_movements (sku, kind, quantity, order_id, payment_id, actor, created_at)
+SELECT sku, 'sale', -quantity, order_id, :payment_id, 'settlement', :now FROM order_lines WHERE order_id = :order_id
+"""
+# Slow money keeps its goods; only a buyer who walked away loses them.
+_EXPIRED_ORDERS = """
+SELECT DISTINCT h.order_id FROM holds h
+JOIN orders o ON o.id = h.order_id AND o.status <> 'pending'
+JOIN order_lines l ON l.sku = h.sku AND l.order_id = :order_id
+WHERE h.expires_at <= :now AND h.order_id <> :order_id
+ORDER BY h.order_id LIMIT 100
+"""
+
+
+class SqlStore:
+    """The built-in store on the tables of `db.tables`."""
+
+    # ── The port ──────────
+
+    async def find(self, tx: Transaction, order_id: str, *, lock: bool) -> PayableOrder | None:
+        """See `Store.find`."""
+        row = await tx.fetch_one(
+            "SELECT id, number, user_id, status, total_minor, currency FROM orders WHERE id = :id",
+            {"id": order_id},
+            lock=lock,
+        )
+        if row is None:
+            return None
+        total = Money(row["total_minor"], row["currency"])
+        return PayableOrder(row["id"], row["number"], row["user_id"], OrderStatus(row["status"]), total)
+
+    async def hold(self, tx: Transaction, order_id: str, *, until: Microseconds) -> None:
+        """See `Store.hold`."""
+        prolonged = await tx.execute(
+            "UPDATE holds SET expires_at = :until WHERE order_id = :order_id", {"order_id": order_id, "until": until}
+        )
+        if prolonged:
+            return
+        rows = await tx.fetch_all(_LOCK_STOCK, {"order_id": order_id}, lock=True)
+        short = [row for row in rows if row["on_hand"] - row["held"] < row["quantity"]]
+        if short:
+            raise _sold_out(short)
+        held = await tx.execute(_HOLD, {"order_id": order_id})
+        assert held == len(rows), "locked stock changed under a hold"
+        await tx.execute(_INSERT_HOLDS, {"order_id": order_id, "until": until})
+
+    async def free_expired(self, tx: Transaction, order_id: str, *, now: Microseconds) -> bool:
+        """See `Store.free_expired`."""
+        rows = await tx.fetch_all(_EXPIRED_ORDERS, {"order_id": order_id, "now": now})
+        freed = False
+        for row in rows:
+            freed = await self._end_hold(tx, row["order_id"], ended_by=now) or freed
+        return freed
+
+    async def release(self, tx: Transaction, order_id: str) -> None:
+        """See `Store.release`."""
+        await self._end_hold(tx, order_id, ended_by=None)
+
+    async def _end_hold(self, tx: Transaction, order_id: str, *, ended_by: Microseconds | None) -> bool:
+        await tx.fetch_all(_LOCK_STOCK, {"order_id": order_id}, lock=True)
+        # The deadline is asked again under the lock, since the buyer may have prolonged the hold meanwhile.
+        deadline = "" if ended_by is None else " AND expires_at <= :ended_by"
+        params: dict[str, object] = {"order_id": order_id}
+        if ended_by is not None:
+            params["ended_by"] = ended_by
+        deleted = await tx.execute(f"DELETE FROM holds WHERE order_id = :order_id{deadline}", params)  # noqa: S608
+        if not deleted:
+            return False
+        await tx.execute(_UNHOLD, {"order_id": order_id})
+        return True
+
+    async def take(self, tx: Transaction, order_id: str, *, payment_id: str, now: Microseconds) -> bool:
+        """See `Store.take`."""
+        rows = await tx.fetch_all(_LOCK_STOCK, {"order_id": order_id}, lock=True)
+        was_held = await tx.execute("DELETE FROM holds WHERE order_id = :order_id", {"order_id": order_id})
+        if not was_held and any(row["on_hand"] - row["held"] < row["quantity"] for row in rows):
+            return False
+        taken = await tx.execute(_TAKE_HELD if was_held else _TAKE_FREE, {"order_id": order_id})
+        assert taken == len(rows), "locked stock changed under a sale"
+        await tx.execute(_INSERT_SALES, {"order_id": order_id, "payment_id": payment_id, "now": now})
+        return True
+
+    async def mark(self, tx: Transaction, order: PayableOrder, status: OrderStatus, *, now: Microseconds) -> None:
+        """See `Store.mark`."""
+        advance(order.status, status)
+        await tx.execute(
+            "UPDATE orders SET status = :status, updated_at = :now, paid_at = COALESCE(paid_at, :paid_at)"
+            " WHERE id = :id",
+            {
+                "id": order.id,
+                "status": str(status),
+                "now": now,
+                "paid_at": now if status is OrderStatus.PAID else None,
+            },
+        )
+
+    # ── The shop ──────────
+
+    async def list_products(self, tx: Transaction) -> list[Product]:
+        """The catalogue in the shop's own order."""
+        rows = await tx.fetch_all(
+            "SELECT p.*, s.on_hand, s.held FROM products p JOIN stock s ON s.sku = p.sku ORDER BY p.position, p.sku"
+        )
+        return [_product(row) for row in rows]
+
+    async def get_product(self, tx: Transaction, sku: str) -> Product | None:
+        """One product, or None."""
+        row = await tx.fetch_one(
+            "SELECT p.*, s.on_hand, s.held FROM products p JOIN stock s ON s.sku = p.sku WHERE p.sku = :sku",
+            {"sku": sku},
+        )
+        return None if row is None else _product(row)
+
+    async def add_product(
+        self,
+        tx: Transaction,
+        *,
+        sku: str,
+        name: str,
+        description: str,
+        image: str,
+        price: Money,
+        on_hand: int,
+        position: int,
+        now: Microseconds,
+    ) -> bool:
+        """Add a product with its first stock; False if the SKU is there already (nothing changes)."""
+        added = await tx.execute(
+            "INSERT INTO products (sku, name, description, image, price_minor, currency, position)"
+            " VALUES (:sku, :name, :description, :image, :price_minor, :currency, :position)"
+            " ON CONFLICT (sku) DO NOTHING",
+            {
+                "sku": sku,
+                "name": name,
+                "description": description,
+                "image": image,
+                "price_minor": price.minor,
+                "currency": price.currency,
+                "position": position,
+            },
+        )
+        if not added:
+            return False
+        await tx.execute(
+            "INSERT INTO stock (sku, on_hand, held) VALUES (:sku, :on_hand, 0)", {"sku": sku, "on_hand": on_hand}
+        )
+        await _move(tx, sku=sku, kind="initial", quantity=on_hand, actor="catalogue", now=now)
+        return True
+
+    async def adjust_stock(self, tx: Transaction, *, sku: str, adjust: int, actor: str, now: Microseconds) -> Product:
+        """Change the stock on hand by `adjust` and enter it in the stock's journal.
+
+        Raises `errors.NotFound`, or `errors.InvalidRequest` where goods are held that would then be missing.
+        """
+        product = await self.get_product(tx, sku)
+        if product is None:
+            raise NotFound("There is no product with this SKU.")
+        if adjust == 0:
+            return product
+        changed = await tx.execute(
+            "UPDATE stock SET on_hand = on_hand + :adjust"
+            " WHERE sku = :sku AND on_hand + :adjust >= held AND on_hand + :adjust <= :largest",
+            {"sku": sku, "adjust": adjust, "largest": LARGEST_MINOR},
+        )
+        if not changed:
+            raise InvalidRequest(
+                f"{sku} has {product.on_hand} on hand, {product.held} of them held by buyers who are paying right now."
+                f" It can be lowered by {product.on_hand - product.held} at most."
+            )
+        await _move(tx, sku=sku, kind="adjustment", quantity=adjust, actor=actor, now=now)
+        found = await self.get_product(tx, sku)
+        assert found is not None
+        return found
+
+    async def create_order(
+        self, tx: Transaction, *, ids: Ids, user_id: str, lines: Sequence[tuple[str, int]], now: Microseconds
+    ) -> OrderView:
+        """Add an order at the catalogue's prices. Raises `errors.InvalidRequest` or `errors.SoldOut`; holds nothing."""
+        wanted = _merged(lines)
+        known = {product.sku: product for product in await self.list_products(tx)}
+        _refuse_unknown(wanted, known)
+        short = [known[sku] for sku, quantity in wanted.items() if known[sku].on_hand < quantity]
+        if short:
+            raise SoldOut(
+                f"Sorry, there is not enough of {short[0].name} left. You have not been charged.",
+                skus=[product.sku for product in short],
+            )
+        total = _total(wanted, known)
+        order_id = ids.new("ord")
+        await tx.execute(
+            "INSERT INTO orders (id, number, user_id, status, refund_status, total_minor, currency, created_at,"
+            " updated_at) VALUES (:id, :number, :user_id, 'open', 'none', :total, :currency, :now, :now)",
+            {
+                "id": order_id,
+                "number": _number(ids),
+                "user_id": user_id,
+                "total": total.minor,
+                "currency": total.currency,
+                "now": now,
+            },
+        )
+        await tx.execute_many(
+            "INSERT INTO order_lines (order_id, sku, name, quantity, unit_price_minor)"
+            " VALUES (:order_id, :sku, :name, :quantity, :unit_price_minor)",
+            [
+                {
+                    "order_id": order_id,
+                    "sku": sku,
+                    "name": known[sku].name,
+                    "quantity": quantity,
+                    "unit_price_minor": known[sku].price.minor,
+                }
+                for sku, quantity in sorted(wanted.items())
+            ],
+        )
+        created = await self.get_order(tx, order_id)
+        assert created is not None
+        return created
+
+    async def get_order(self, tx: Transaction, order_id: str) -> OrderView | None:
+        """One order with its lines, or None. Whose it is, the caller checks."""
+        found = await self._orders(tx, "o.id = :id", {"id": order_id})
+        return found[0] if found else None
+
+    async def list_orders(self, tx: Transaction, user_id: str) -> list[OrderView]:
+        """A buyer's orders, newest first, at most 100."""
+        return await self._orders(tx, "o.user_id = :user_id", {"user_id": user_id})
+
+    async def latest_orders(self, tx: Transaction) -> list[OrderView]:
+        """Everybody's newest orders, for staff, at most 100."""
+        return await self._orders(tx, "o.user_id = o.user_id", {})
+
+    async def _orders(self, tx: Transaction, condition: str, params: dict[str, object]) -> list[OrderView]:
+        chosen = f"SELECT o.* FROM orders o WHERE {condition} ORDER BY o.created_at DESC, o.id LIMIT 100"  # noqa: S608
+        orders = await tx.fetch_all(chosen, params)
+        rows = await tx.fetch_all(
+            f"SELECT l.* FROM order_lines l JOIN ({chosen}) c ON c.id = l.order_id ORDER BY l.order_id, l.sku",  # noqa: S608
+            params,
+        )
+        lines: dict[str, list[Row]] = {}
+        for row in rows:
+            lines.setdefault(row["order_id"], []).append(row)
+        return [_order(order, lines.get(order["id"], [])) for order in orders]
+
+
+def _sold_out(short: Sequence[Row]) -> SoldOut:
+    names = ", ".join(row["name"] for row in short)
+    return SoldOut(f"Sorry, {names} has just sold out. You have not been charged.", skus=[row["sku"] for row in short])
+
+
+def _merged(lines: Sequence[tuple[str, int]]) -> dict[str, int]:
+    if not lines:
+        raise InvalidRequest("An order needs at least one line.")
+    merged: dict[str, int] = {}
+    for sku, quantity in lines:
+        if type(quantity) is not int or quantity < 1:
+            raise InvalidRequest(f"The quantity of {sku} must be a whole number of at least 1.")
+        merged[sku] = merged.get(sku, 0) + quantity
+        if merged[sku] > LARGEST_QUANTITY:
+            raise InvalidRequest(f"The quantity of {sku} must not exceed {LARGEST_QUANTITY}.")
+    if len(merged) > MOST_LINES:
+        raise InvalidRequest(f"An order has at most {MOST_LINES} lines.")
+    return merged
+
+
+def _refuse_unknown(wanted: dict[str, int], known: dict[str, Product]) -> None:
+    unknown = [sku for sku in wanted if sku not in known]
+    if unknown:
+        raise InvalidRequest(f"There is no product with the SKU {unknown[0]!r}. GET /api/products lists them.")
+    currencies = {known[sku].price.currency for sku in wanted}
+    if len(currencies) > 1:
+        raise InvalidRequest(f"One order has one currency, not {' and '.join(sorted(currencies))}.")
+
+
+def _total(wanted: dict[str, int], known: dict[str, Product]) -> Money:
+    minor = sum(known[sku].price.minor * quantity for sku, quantity in wanted.items())
+    if minor > LARGEST_MINOR:
+        raise InvalidRequest("The order's total is too large; please split it.")
+    return Money(minor, next(known[sku].price.currency for sku in wanted))
+
+
+def _number(ids: Ids) -> str:
+    # Short enough to read out on the telephone: 45 bits, and the unique constraint catches the rare repeat.
+    return ids.new("PO").upper().replace("_", "-")[:12]
+
+
+def _product(row: Row) -> Product:
+    return Product(
+        sku=row["sku"],
+        name=row["name"],
+        description=row["description"],
+        image=row["image"],
+        price=Money(row["price_minor"], row["currency"]),
+        available=row["on_hand"] - row["held"],
+        on_hand=row["on_hand"],
+        held=row["held"],
+    )
+
+
+def _order(row: Row, lines: Sequence[Row]) -> OrderView:
+    currency = row["currency"]
+    return OrderView(
+        id=row["id"],
+        number=row["number"],
+        user_id=row["user_id"],
+        status=OrderStatus(row["status"]),
+        refund_status=RefundStatus(row["refund_status"]),
+        total=Money(row["total_minor"], currency),
+        lines=tuple(
+            OrderLine(line["sku"], line["name"], line["quantity"], Money(line["unit_price_minor"], currency))
+            for line in lines
+        ),
+        created_at=row["created_at"],
+        paid_at=row["paid_at"],
+    )
+
+
+async def _move(tx: Transaction, *, sku: str, kind: str, quantity: int, actor: str, now: Microseconds) -> None:
+    await tx.execute(
+        "INSERT INTO stock_movements (sku, kind, quantity, actor, created_at)"
+        " VALUES (:sku, :kind, :quantity, :actor, :now)",
+        {"sku": sku, "kind": kind, "quantity": quantity, "actor": actor, "now": now},
+    )
