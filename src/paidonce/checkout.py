@@ -317,19 +317,23 @@ async def _open(core: Core, gateway: Gateway, recorded: _Recorded) -> Started | 
         case PaymentStatus.CAPTURED:
             raise AlreadyPaid
         case PaymentStatus.FAILED | PaymentStatus.CANCELED:
-            await _end_orphan(gateway, settled.payment)
+            await _end_orphan(core, gateway, settled.payment)
             return None
         case _:
             raise PaymentInProgress
 
 
-async def _end_orphan(gateway: Gateway, payment: Payment) -> None:
-    """End the object of an attempt that was closed while its create call was out. Its client values reached nobody,
-    so this is tidiness: the intention to void stays recorded for recovery if the call fails."""
+async def _end_orphan(core: Core, gateway: Gateway, payment: Payment) -> None:
+    """End the object of an attempt that was closed while its create call was out.
+
+    Its client values reached nobody, so this is tidiness: the intention to void stays recorded if the call fails.
+    """
     if not gateway.can_void or payment.gateway_ref is None:
         return
     with contextlib.suppress(GatewayError):
-        await gateway.void(payment.gateway_ref)
+        asked_at = core.clock.now()
+        snapshot = await gateway.void(payment.gateway_ref)
+        await settle(core, snapshot, trigger="void", asked_at=asked_at)
 
 
 async def _create(core: Core, gateway: Gateway, recorded: _Recorded) -> tuple[Settled | None, Opened | None]:

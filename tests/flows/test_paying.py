@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,12 +10,8 @@ from paidonce import checkout
 from paidonce.core import Actor
 from paidonce.errors import AlreadyPaid, InvalidRequest, NotFound, OrderClosed, SoldOut, TooManyAttempts
 from paidonce.money import Money
+from support.shop import BUYER, STRANGER, Shop
 
-if TYPE_CHECKING:
-    from conftest import Shop
-
-BUYER = Actor("usr_buyer")
-STRANGER = Actor("usr_stranger")
 GATEWAYS = ["stripe", "paypal"]
 
 
