@@ -111,6 +111,7 @@ _INSERT_SALES = """
 INSERT INTO stock_movements (sku, kind, quantity, order_id, payment_id, actor, created_at)
 SELECT sku, 'sale', -quantity, order_id, :payment_id, 'settlement', :now FROM order_lines WHERE order_id = :order_id
 """
+_PRODUCTS = "SELECT p.*, s.on_hand, s.held FROM products p JOIN stock s ON s.sku = p.sku"
 # Slow money keeps its goods; only a buyer who walked away loses them.
 _EXPIRED_ORDERS = """
 SELECT DISTINCT h.order_id FROM holds h
@@ -207,18 +208,18 @@ class SqlStore:
 
     async def list_products(self, tx: Transaction) -> list[Product]:
         """The catalogue in the shop's own order."""
-        rows = await tx.fetch_all(
-            "SELECT p.*, s.on_hand, s.held FROM products p JOIN stock s ON s.sku = p.sku ORDER BY p.position, p.sku"
-        )
+        rows = await tx.fetch_all(f"{_PRODUCTS} ORDER BY p.position, p.sku")
         return [_product(row) for row in rows]
 
     async def get_product(self, tx: Transaction, sku: str) -> Product | None:
         """One product, or None."""
-        row = await tx.fetch_one(
-            "SELECT p.*, s.on_hand, s.held FROM products p JOIN stock s ON s.sku = p.sku WHERE p.sku = :sku",
-            {"sku": sku},
-        )
-        return None if row is None else _product(row)
+        return (await self._products(tx, [sku])).get(sku)
+
+    async def _products(self, tx: Transaction, skus: Sequence[str]) -> dict[str, Product]:
+        params = {f"sku{number}": sku for number, sku in enumerate(skus)}
+        names = ", ".join(f":{name}" for name in params)
+        rows = await tx.fetch_all(f"{_PRODUCTS} WHERE p.sku IN ({names})", params)
+        return {row["sku"]: _product(row) for row in rows}
 
     async def add_product(
         self,
@@ -286,7 +287,7 @@ class SqlStore:
     ) -> OrderView:
         """Add an order at the catalogue's prices. Raises `errors.InvalidRequest` or `errors.SoldOut`; holds nothing."""
         wanted = _merged(lines)
-        known = {product.sku: product for product in await self.list_products(tx)}
+        known = await self._products(tx, list(wanted))
         _refuse_unknown(wanted, known)
         short = [known[sku] for sku, quantity in wanted.items() if known[sku].on_hand < quantity]
         if short:

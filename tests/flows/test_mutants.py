@@ -1,0 +1,62 @@
+"""The holes that such integrations usually have: each is dug by a small patch, and the test that guards it must fail.
+
+A test that can't fail protects nobody. The patches are applied to a copy; the code under test is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MUTANTS = ROOT / "tests" / "mutants"
+
+# Which guard has to notice which mutant. The name says what the patch breaks.
+GUARDS = {
+    "complete-believes-the-browser": "test_paying.py::test_a_browser_that_claims_success_pays_nothing",
+    "order-ownership-is-not-checked": "test_paying.py::test_a_stranger_finds_neither_order_nor_payment",
+    "payment-ownership-is-not-checked": "test_paying.py::test_a_stranger_finds_neither_order_nor_payment",
+    "start-makes-a-second-intent": "test_paying.py::test_starting_again_gives_the_same_payment",
+    "repeat-gets-a-fresh-key": "test_trouble.py::test_a_lost_answer_to_create_leads_to_the_same_object",
+    "amount-is-not-compared": "test_trouble.py::test_an_object_that_contradicts_us_is_held_and_pays_nothing",
+    "stock-is-not-held": "test_paying.py::test_sold_out_is_heard_before_a_gateway_is_asked",
+    "paypal-is-captured-beside-an-open-card": "test_trouble.py::test_paypal_captures_only_after_stripe_said_canceled",
+}
+
+
+def test_every_patch_has_a_guard() -> None:
+    assert {patch.stem for patch in MUTANTS.glob("*.patch")} == set(GUARDS)
+
+
+@pytest.mark.parametrize("mutant", sorted(GUARDS))
+def test_the_guard_notices_the_mutant(mutant: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    applied = subprocess.run(
+        ["git", "apply", str(MUTANTS / f"{mutant}.patch")], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert applied.returncode == 0, f"the patch no longer fits the code; renew it: {applied.stderr}"
+    outcome = _run_guard(GUARDS[mutant], tmp_path)
+    assert "failed" in outcome.stdout, f"the mutant survived:\n{outcome.stdout[-2000:]}{outcome.stderr[-2000:]}"
+    assert outcome.returncode == 1, "the guard must fail by its assertions, not by a broken collection"
+    where = f"paidonce={tmp_path / 'src' / 'paidonce'}"
+    assert where in outcome.stdout, "the guard has to run against the mutant, not against the installed package"
+
+
+def _run_guard(guard: str, mutated: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    probe = mutated / "probe.py"
+    probe.write_text("import paidonce\ndef pytest_report_header():\n    return f'paidonce={paidonce.__path__[0]}'\n")
+    return subprocess.run(
+        [*command, "-v", "-p", "probe", "-k", "sqlite", str(ROOT / "tests" / "flows" / guard)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{mutated / 'src'}{os.pathsep}{mutated}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
