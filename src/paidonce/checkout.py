@@ -564,7 +564,13 @@ async def _take_capture_right(
     await core.store.hold(tx, order.id, until=core.policy.pending_until(now))
     if order.status is OrderStatus.OPEN:
         await core.store.mark(tx, order, OrderStatus.PENDING, now=now)
-    processing = replace(payment, status=PaymentStatus.PROCESSING, capture_right="held")
+    processing = replace(
+        payment,
+        status=PaymentStatus.PROCESSING,
+        capture_right="held",
+        decline_code=None,
+        decline_recoverable=False,
+    )
     await payments.save(tx, processing, now=now)
     number = 1 if last is None else last.round + 1
     request = {"amount": payment.amount.minor, "currency": payment.amount.currency}

@@ -192,9 +192,8 @@ async def _capture_is_under_way(case: _Case) -> bool:
 async def _apply_awaiting_buyer(case: _Case, trigger: str) -> None:
     decline = case.snapshot.decline
     changes: dict[str, object] = {
+        **_decline_columns(case),
         "status": PaymentStatus.AWAITING_BUYER,
-        "decline_code": None if decline is None else decline.code,
-        "decline_recoverable": decline is not None and decline.recoverable,
         "pending_reason": None,
     }
     if not case.payment.captures_in_browser:
@@ -210,6 +209,18 @@ async def _apply_awaiting_buyer(case: _Case, trigger: str) -> None:
         detail = {} if decline is None else {"decline": str(decline.code), "raw_code": decline.raw_code}
         await case.note("payment.declined" if decline else "payment.awaiting_buyer", trigger=trigger, **detail)
     await _reopen_order(case)
+
+
+def _decline_columns(case: _Case) -> dict[str, object]:
+    """The newest decline. A gateway that captures at our call tells it only in that call's answer, so it is kept."""
+    decline = case.snapshot.decline
+    told_once = not case.payment.captures_in_browser and case.payment.status is PaymentStatus.AWAITING_BUYER
+    if decline is None and told_once:
+        return {}
+    return {
+        "decline_code": None if decline is None else decline.code,
+        "decline_recoverable": decline is not None and decline.recoverable,
+    }
 
 
 def _was_the_last_round(case: _Case) -> bool:

@@ -150,6 +150,9 @@ async def test_a_declined_instrument_is_replaced_on_the_same_order(shop: Shop) -
     declined = await shop.complete(started.payment.id)
     assert (declined.payment.status, declined.recoverable) == ("awaiting_buyer", True)
     assert await shop.order_status(order.id) == "open"
+    repeated = await shop.complete(started.payment.id)
+    assert repeated == declined, "a browser that lost the answer asks again and hears the same"
+    assert len(shop.transport.calls("POST", "/capture")) == 1, "hearing it again costs no second try"
     again = await shop.start(order.id, "paypal")
     assert again.client["order_id"] == started.client["order_id"]
     shop.approve(again)

@@ -131,6 +131,7 @@ class Gateway(Protocol):
     # True if the browser alone can move money once it holds the client values (Stripe). Such a payment holds its
     # order's capture right from before `create` until the gateway says canceled. False if only `capture` moves money
     # (PayPal).
+    # Such a gateway must be able to void, or an order could never be paid another way.
     captures_in_browser: bool
     # False if the gateway has no call to end an object; the core then closes the payment locally (PayPal).
     can_void: bool
@@ -154,10 +155,17 @@ class Gateway(Protocol):
         """Read the object. Must not change anything."""
 
     async def capture(self, ref: str, *, idempotency_key: str, amount: Money) -> Snapshot:
-        """Move the money of an APPROVED or AUTHORIZED object. A decline is a snapshot with `decline`, not an error."""
+        """Move the money of an APPROVED or AUTHORIZED object.
+
+        A decline is a snapshot with `decline`, not an error; so is an object that the buyer has not approved yet
+        (AWAITING_BUYER, nothing captured) and one that is captured already.
+        """
 
     async def void(self, ref: str) -> Snapshot:
-        """Ask the gateway to end the object, then read it again: it may have gone through meanwhile. Safe to repeat."""
+        """Ask the gateway to end the object, then read it again: it may have gone through meanwhile. Safe to repeat.
+
+        It moves no money, so it carries no key of ours; a gateway that demands one derives it from `ref`.
+        """
 
     def component(self) -> Component:
         """The part of the pay page. Pure; called once at start-up."""
@@ -232,7 +240,7 @@ class Provider(Protocol):
         """
 
     def sandbox(self, public_url: str) -> SandboxCore | None:
-        """The offline twin, reachable by browsers at `public_url`; None if there is none."""
+        """The offline twin; None if there is none. Browsers reach it at `public_url`/`name`, where it is mounted."""
 
     def sandbox_environment(self, public_url: str) -> Mapping[str, str]:
-        """The settings that make `configure` talk to the twin mounted at `public_url`."""
+        """The settings that make `configure` talk to the twin mounted at `public_url`/`name`."""
