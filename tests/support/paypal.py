@@ -43,6 +43,7 @@ class Fault:
     result: HttpResponse | GatewayError
     reached: bool = False
     seconds: float = 0.0
+    gate: asyncio.Event | None = None  # Until it is set, the answer is on its way.
 
 
 @dataclass
@@ -66,6 +67,8 @@ class Line:
             return self.deliver(request)
         self.faults.remove(fault)
         self.clock.pass_seconds(fault.seconds)
+        if fault.gate is not None:
+            await fault.gate.wait()
         if fault.reached:
             self.deliver(request)
         if isinstance(fault.result, GatewayError):
