@@ -1,0 +1,121 @@
+"""Settings: nothing is offered without keys, and each wrong one is named with its fix and without its value."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from paidonce.errors import ConfigError
+from paidonce.gateways.paypal import provider, read_settings
+
+KEYS = {
+    "PAYPAL_CLIENT_ID": "client-id-canary",
+    "PAYPAL_CLIENT_SECRET": "client-secret-canary",
+    "PAYPAL_MERCHANT_ID": "QQQQQQQQQQQQ2",
+}
+
+
+def problems(**changes: str) -> str:
+    """What is wrong with the keys and these changes, as one text."""
+    with pytest.raises(ConfigError) as caught:
+        read_settings({**KEYS, **changes})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("environment", [{}, {"PAYPAL_ENVIRONMENT": "live"}, {"PAYPAL_CLIENT_ID": "  "}])
+def test_without_keys_paypal_is_not_offered(environment: dict[str, str]) -> None:
+    assert read_settings(environment) is None
+
+
+def test_test_mode_is_the_default() -> None:
+    settings = read_settings(KEYS)
+
+    assert settings is not None
+    assert not settings.live
+    assert settings.api_base == "https://api-m.sandbox.paypal.com"
+    assert settings.js_url == "https://www.sandbox.paypal.com/web-sdk/v6/core"
+    assert settings.webhook_id is None
+    assert "canary" not in repr(settings).replace(KEYS["PAYPAL_CLIENT_ID"], "")
+
+
+def test_live_mode_uses_paypals_live_addresses() -> None:
+    settings = read_settings({**KEYS, "PAYPAL_ENVIRONMENT": "live", "PAYPAL_WEBHOOK_ID": "WH-1"})
+
+    assert settings is not None
+    assert settings.live
+    assert settings.api_base == "https://api-m.paypal.com"
+    assert settings.js_url == "https://www.paypal.com/web-sdk/v6/core"
+    assert settings.webhook_id == "WH-1"
+
+
+@pytest.mark.parametrize("missing", KEYS)
+def test_each_missing_key_is_named_with_where_to_find_it(missing: str) -> None:
+    told = problems(**{missing: ""})
+
+    assert told.startswith(f"{missing} is not set: ")
+    assert "copy" in told
+    assert "canary" not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"PAYPAL_ENVIRONMENT": "production"}, "PAYPAL_ENVIRONMENT"),
+        ({"PAYPAL_MERCHANT_ID": "merchant@shop.example"}, "PAYPAL_MERCHANT_ID"),
+        ({"PAYPAL_ENVIRONMENT": "live", "PAYPAL_API_BASE": "http://127.0.0.1:8001/paypal"}, "PAYPAL_API_BASE"),
+        ({"PAYPAL_ENVIRONMENT": "live", "PAYPAL_API_BASE": "https://api-m.sandbox.paypal.com"}, "PAYPAL_API_BASE"),
+        ({"PAYPAL_ENVIRONMENT": "live", "PAYPAL_JS_URL": "https://cdn.example/core"}, "PAYPAL_JS_URL"),
+        ({"PAYPAL_ENVIRONMENT": "live", "PAYPAL_CLIENT_ID": "sandbox-paypal-client-id"}, "PAYPAL_CLIENT_ID"),
+        ({"PAYPAL_API_BASE": "https://api-m.paypal.com"}, "live address"),
+        ({"PAYPAL_JS_URL": "https://www.paypal.com/web-sdk/v6/core"}, "live address"),
+        ({"PAYPAL_API_BASE": "http://paypal.example"}, "http"),
+        ({"PAYPAL_API_BASE": "http://127.0.0.1.evil.example"}, "http"),
+        ({"PAYPAL_API_BASE": "api-m.sandbox.paypal.com"}, "PAYPAL_API_BASE"),
+        ({"PAYPAL_API_BASE": "https://user-canary@paypal.example"}, "PAYPAL_API_BASE"),
+        ({"PAYPAL_API_BASE": "https://[broken"}, "PAYPAL_API_BASE"),
+        ({"PAYPAL_JS_URL": "javascript:alert(1)"}, "PAYPAL_JS_URL"),
+    ],
+)
+def test_contradictions_stop_the_start(changes: dict[str, str], named: str) -> None:
+    told = problems(**changes)
+
+    assert named in told
+    assert "canary" not in told
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_settings({"PAYPAL_CLIENT_ID": "x", "PAYPAL_ENVIRONMENT": "real"})
+
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8001", "localhost:8001", "[::1]:8001"])
+def test_http_is_fine_on_the_own_machine(host: str) -> None:
+    settings = read_settings({**KEYS, "PAYPAL_API_BASE": f"http://{host}/paypal/"})
+
+    assert settings is not None
+    assert settings.api_base == f"http://{host}/paypal"
+
+
+def test_the_twins_settings_are_complete_and_can_not_be_live() -> None:
+    environment = dict(provider.sandbox_environment("http://127.0.0.1:8001/"))
+
+    assert set(environment) <= set(provider.settings)
+    settings = read_settings(environment)
+    assert settings is not None
+    assert not settings.live
+    with pytest.raises(ConfigError):
+        read_settings({**environment, "PAYPAL_ENVIRONMENT": "live"})
+
+
+def test_importing_the_provider_is_light() -> None:
+    code = (
+        "import sys, paidonce.gateways.paypal\n"
+        "print(*[m for m in ('aiohttp', 'structlog', 'paidonce.gateways.paypal.sandbox') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout.strip() == ""
