@@ -212,6 +212,10 @@ async def _record_payment(
         await core.store.hold(tx, order.id, until=core.policy.hold_until(now))
         create = await payments.operation_of(tx, mine.id, "create")
         assert create is not None, "a payment exists without its create operation"
+        if mine.decline_code is not None:
+            # The buyer goes for another try, so the next approval is news again.
+            mine = replace(mine, decline_code=None, decline_recoverable=False)
+            await payments.save(tx, mine, now=now)
         return _Recorded(mine, order, create, created=False)
     holder = next((one for one in attempts if one.capture_right is not None), None)
     if holder is not None and gateway.captures_in_browser:

@@ -115,7 +115,10 @@ async def _settle(
 
 def _command(case: _Case) -> Command | None:
     agreed = case.snapshot.progress in (Progress.APPROVED, Progress.AUTHORIZED)
-    return Command.CAPTURE if agreed and case.payment.is_open else None
+    # An object may stay approved after a decline. Only a buyer who starts again asks for another capture; a browser
+    # that repeats its question must not use up the rounds.
+    declined = case.payment.decline_code is not None
+    return Command.CAPTURE if agreed and case.payment.is_open and not declined else None
 
 
 async def _lock_rows(tx: Transaction, core: Core, snapshot: Snapshot, operation: Operation | None) -> _Case:

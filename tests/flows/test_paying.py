@@ -164,8 +164,8 @@ async def test_a_declined_instrument_is_replaced_on_the_same_order(shop: Shop) -
 
 async def test_three_declined_instruments_end_the_payment_not_the_order(shop: Shop) -> None:
     order = await shop.order()
-    first = await shop.start(order.id, "paypal")
     for _ in range(3):
+        first = await shop.start(order.id, "paypal")
         shop.approve(first, funding="declined")
         result = await shop.complete(first.payment.id)
     assert result.payment.status == "failed"

@@ -320,6 +320,22 @@ async def test_a_start_overtaken_by_the_other_gateway_gets_no_client_values(shop
     assert await shop.rows("SELECT * FROM operations WHERE state = 'recorded'") == [], "nothing is left to do"
 
 
+async def test_an_order_that_stays_approved_after_a_decline_is_not_captured_again_by_itself(shop: Shop) -> None:
+    """Real PayPal may keep a declined order APPROVED; a browser that asks again must not use up the rounds."""
+    order = await shop.order()
+    started = await shop.start(order.id, "paypal")
+    shop.approve(started, funding="declined")
+    declined = await shop.complete(started.payment.id)
+    shop.approve(started)  # Stands for the approval that never went away.
+    for _ in range(5):
+        assert await shop.complete(started.payment.id) == declined
+    assert len(shop.transport.calls("POST", "/capture")) == 1
+    assert await shop.order_status(order.id) == "open"
+    await shop.start(order.id, "paypal")
+    assert (await shop.complete(started.payment.id)).order_status == "paid"
+    await shop.assert_paid_once(order)
+
+
 # ── Contradictions and stale news ──────────
 
 
