@@ -1,0 +1,322 @@
+"""PostgreSQL through asyncpg: READ COMMITTED transactions on a pool, run again when PostgreSQL asks for it.
+
+The pool's size is 16 unless the URL says `?pool_size=8`. Everything else in the URL's query goes to asyncpg (`sslmode`,
+`host=/socket/directory`, …). Connections keep no session state (no SET, LISTEN, advisory session locks or open
+cursors), so the pool gives them back without asyncpg's `reset`, which would cost a round trip per transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
+from urllib.parse import parse_qsl, urlencode
+
+import asyncpg
+
+from paidonce.db.driving import Usable, WroteInsideRead, run_awaiting
+from paidonce.db.sql import locking, numbered, parse
+from paidonce.errors import CommitUnknown, ConfigError, Conflict, DatabaseDown
+from paidonce.ports import Params, Row, Transaction, assert_outside_transaction
+
+P = ParamSpec("P")
+T = TypeVar("T")
+if TYPE_CHECKING:
+    # asyncpg's own classes can't be subscripted while running.
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection: TypeAlias = PoolConnectionProxy[asyncpg.Record]
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+
+POOL_SIZE = 16
+LARGEST_POOL = 100
+# How long a transaction waits for a free connection, and a statement for its locks and its answer.
+ACQUIRE_SECONDS = 10.0
+STATEMENT_SECONDS = 20.0
+# A process that froze between two statements must not keep rows locked for ever.
+IDLE_IN_TRANSACTION_MILLISECONDS = 30_000
+# How often a transaction is run again on 40001 and 40P01, and the longest pause in between (it doubles up to there).
+RUNS = 10
+FIRST_PAUSE_SECONDS = 0.005
+LONGEST_PAUSE_SECONDS = 0.25
+
+_BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_HINT = "check that the server of PAIDONCE_DATABASE_URL runs, accepts connections and has free disk space"
+
+_COLLISIONS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+# A trigger that refuses (the journal is append-only) raises RaiseError; on SQLite the same is a broken constraint.
+_CONFLICTS = (asyncpg.IntegrityConstraintViolationError, asyncpg.RaiseError)
+_DOWN = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalServerError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    OSError,  # TimeoutError is one.
+)
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_REFUSED_URL = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+_UNREADABLE_URL = (asyncpg.ClientConfigurationError, ValueError)
+
+
+class _Collision(DatabaseDown):
+    """PostgreSQL rolled back one of two transactions that got in each other's way; run it again."""
+
+
+class PostgresTransaction(Usable):
+    """One open transaction on a pooled connection. See `ports.Transaction`."""
+
+    def __init__(self, connection: Connection, *, writable: bool) -> None:
+        super().__init__()
+        self._connection = connection
+        self._writable = writable
+
+    async def fetch_one(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Row | None:
+        """The first row or None; `lock` appends FOR UPDATE."""
+        values = numbered(sql, params)
+        with self._waiting():
+            record = await self._connection.fetchrow(_text(sql, lock), *values)
+        return None if record is None else dict(record)
+
+    async def fetch_all(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Sequence[Row]:
+        """All rows; `lock` appends FOR UPDATE."""
+        values = numbered(sql, params)
+        with self._waiting():
+            records = await self._connection.fetch(_text(sql, lock), *values)
+        return [dict(record) for record in records]
+
+    async def execute(self, sql: str, params: Params | None = None) -> int:
+        """Run a statement that writes; returns how many rows it changed. Raises `Conflict`."""
+        values = numbered(sql, params)
+        with self._waiting():
+            status = await self._connection.execute(_text(sql), *values)
+        # "UPDATE 3", "INSERT 0 1"; other statements end in a word.
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+    async def execute_many(self, sql: str, rows: Sequence[Params]) -> None:
+        """Run one statement once per row of parameters, in one round trip. Raises `Conflict`."""
+        values = [numbered(sql, row) for row in rows]
+        with self._waiting():
+            await self._connection.executemany(_text(sql), values)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Marks that this transaction is what suspends its function, and translates what goes wrong."""
+        self.check()
+        self.check()
+        self.waiting = True
+        try:
+            yield
+        except _FAILURES as error:
+            self.failure = _translate(error, self._connection, writable=self._writable)
+            if self.failure is error:
+                raise
+            # A conflict's cause would carry the row's values (asyncpg prints DETAIL), and those belong in no log.
+            raise self.failure from (None if isinstance(self.failure, Conflict) else error)
+        finally:
+            self.waiting = False
+
+
+class PostgresDatabase:
+    """`ports.Database` on PostgreSQL. It belongs to the event loop that opened it."""
+
+    dialect: Literal["sqlite", "postgresql"] = "postgresql"
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, url: str) -> PostgresDatabase:
+        """Connect once, so that a wrong URL shows up now. Raises `ConfigError`, `DatabaseDown`."""
+        dsn, size = split_pool_size(url)
+        with _opening():
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=size,
+                reset=_nothing_to_reset,
+                command_timeout=STATEMENT_SECONDS,
+                timeout=ACQUIRE_SECONDS,
+                server_settings={
+                    "application_name": "paidonce",
+                    "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MILLISECONDS),
+                },
+            )
+        return cls(pool)
+
+    async def transaction(
+        self, fn: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `fn(tx, …)` and commit. If the awaiting task is canceled before COMMIT, it is rolled back."""
+        assert_outside_transaction("a transaction was started")
+        return await self._until_no_collision(lambda: self._write(fn, *args, **kwargs))
+
+    async def read(
+        self, fn: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `fn(tx, …)` on the snapshot of its first statement. Raises `WroteInsideRead`."""
+        assert_outside_transaction("a read was started")
+        return await self._until_no_collision(lambda: self._read(fn, *args, **kwargs))
+
+    async def close(self) -> None:
+        """Wait for the transactions under way, then close the connections. Repeating it does nothing."""
+        try:
+            await self._pool.close()
+        except _FAILURES:
+            # A server that doesn't say goodbye in time; everything that was acknowledged is safe.
+            self._pool.terminate()
+
+    async def _until_no_collision(self, once: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        pause = FIRST_PAUSE_SECONDS
+        for _ in range(RUNS - 1):
+            try:
+                return await once()
+            except _Collision:
+                await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        return await once()
+
+    async def _write(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
+        async with self._connection() as connection:
+            await _begin(connection, _BEGIN_WRITE)
+            result = await _run(PostgresTransaction(connection, writable=True), fn, *args, **kwargs)
+            await _commit(connection)
+            return result
+
+    async def _read(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
+        async with self._connection() as connection:
+            await _begin(connection, _BEGIN_READ)
+            return await _run(PostgresTransaction(connection, writable=False), fn, *args, **kwargs)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool; giving it back rolls back what is still open."""
+        try:
+            connection = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+        except TimeoutError as error:
+            raise DatabaseDown(f"no connection became free within {ACQUIRE_SECONDS:g} s; {_HINT}") from error
+        except _FAILURES as error:
+            raise DatabaseDown(f"{_words(error)}; {_HINT}") from error
+        try:
+            yield connection
+        finally:
+            # Shielded, so that a canceled caller doesn't take the roll-back along.
+            await asyncio.shield(_release(self._pool, connection))
+
+
+async def _run(tx: PostgresTransaction, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
+    try:
+        return await run_awaiting(tx, fn, *args, **kwargs)
+    except Exception:
+        # Whatever the function made of a collision, the transaction has to be run again.
+        if isinstance(tx.failure, _Collision):
+            raise tx.failure from None
+        raise
+
+
+async def _begin(connection: Connection, statement: str) -> None:
+    try:
+        await connection.execute(statement)
+    except _FAILURES as error:
+        raise DatabaseDown(f"BEGIN failed: {_words(error)}; {_HINT}") from error
+
+
+async def _commit(connection: Connection) -> None:
+    """COMMIT. Raises `CommitUnknown` unless the server itself said that it rolled back."""
+    try:
+        status = await connection.execute("COMMIT")
+    except (*_COLLISIONS, *_CONFLICTS) as error:
+        raise _translate(error, connection, writable=True) from None
+    except _FAILURES as error:
+        raise CommitUnknown(f"the connection failed at COMMIT: {_words(error)}; {_HINT}") from error
+    if status != "COMMIT":
+        raise DatabaseDown(f"the server answered {status} to COMMIT; nothing was kept")
+
+
+async def _release(pool: Pool, connection: Connection) -> None:
+    """Roll back what is open and give the connection back; asyncpg would do both, but log the first as a mistake."""
+    # A lost connection raises here; asyncpg has dropped it by then, and the transaction's outcome is settled already.
+    with suppress(*_FAILURES):
+        if connection.is_in_transaction():
+            await connection.execute("ROLLBACK")
+    with suppress(*_FAILURES):
+        await pool.release(connection)
+
+
+async def _nothing_to_reset(_: Any) -> None:
+    """Given to the pool in place of asyncpg's reset."""
+
+
+@contextmanager
+def _opening() -> Iterator[None]:
+    try:
+        yield
+    except _REFUSED_URL as error:
+        raise ConfigError(
+            [f"PAIDONCE_DATABASE_URL: PostgreSQL refuses it ({_words(error)}); correct user, password or database name"]
+        ) from None
+    except _UNREADABLE_URL:
+        # The reason would quote what stands where the port belongs, and that may be a piece of the password.
+        raise ConfigError(
+            [
+                "PAIDONCE_DATABASE_URL can't be read; write postgresql://user:password@host:5432/name"
+                " and percent-encode signs such as @ : / # ? % in the password"
+            ]
+        ) from None
+    except _FAILURES as error:
+        raise DatabaseDown(f"PostgreSQL can't be reached: {_words(error)}; {_HINT}") from error
+
+
+async def open_connection(url: str) -> asyncpg.Connection[asyncpg.Record]:
+    """One connection outside any pool, for migrations. Raises `ConfigError`, `DatabaseDown`."""
+    dsn, _ = split_pool_size(url)
+    with _opening():
+        return await asyncpg.connect(dsn, timeout=ACQUIRE_SECONDS, server_settings={"application_name": "paidonce"})
+
+
+def split_pool_size(url: str) -> tuple[str, int]:
+    """The URL without `pool_size`, and that size. Raises `ConfigError`."""
+    base, _, options = url.partition("?")
+    query = dict(parse_qsl(options, keep_blank_values=True))
+    size = query.pop("pool_size", str(POOL_SIZE))
+    if not (size.isascii() and size.isdigit() and 1 <= int(size) <= LARGEST_POOL):
+        raise ConfigError(
+            [f"PAIDONCE_DATABASE_URL: pool_size is a number from 1 to {LARGEST_POOL}, such as ?pool_size=8"]
+        )
+    return f"{base}?{urlencode(query)}", int(size)
+
+
+def _text(sql: str, lock: bool = False) -> str:
+    text = parse(sql).numbered
+    return locking(text) if lock else text
+
+
+def _words(error: BaseException) -> str:
+    """What happened, without DETAIL and HINT lines, which may carry a row's values."""
+    return str(error.args[0]) if error.args else type(error).__name__
+
+
+def _translate(error: Exception, connection: Connection, *, writable: bool) -> Exception:
+    """The error that callers know; what is nobody's but the programmer's stays as it is."""
+    if isinstance(error, _COLLISIONS):
+        return _Collision(f"still collided after {RUNS} runs: {_words(error)}")
+    if isinstance(error, _CONFLICTS):
+        return Conflict(_words(error))
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError) and not writable:
+        return WroteInsideRead("a function given to read() tried to write; give it to transaction()")
+    if isinstance(error, (*_DOWN, asyncpg.ReadOnlySQLTransactionError)) or _gone(connection):
+        return DatabaseDown(f"{_words(error)}; {_HINT}")
+    return error
+
+
+def _gone(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        # The pool has taken it away, which it does when the server hangs up.
+        return True

@@ -1,0 +1,74 @@
+"""`:name` parameters, the same in every statement, for drivers that number theirs (`$1`) and for those that don't.
+
+Not meant as a parameter: text in quotes, comments, and PostgreSQL's `::casts`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from paidonce.ports import Params
+
+_TOKEN = re.compile(
+    r"""
+      '(?:[^']|'')*'            # a string
+    | "(?:[^"]|"")*"            # a quoted name
+    | --[^\n]*                  # a comment to the end of the line
+    | /\*.*?\*/                 # a comment in between
+    | ::                        # a cast
+    | :(?P<name>[A-Za-z_]\w*)   # a parameter
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class MissingParameter(LookupError):
+    """A statement names parameters that its mapping does not hold: a bug in the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement in numbered form: `$1` stands for `names[0]`."""
+
+    numbered: str
+    names: tuple[str, ...]
+
+
+@lru_cache(maxsize=1024)
+def parse(sql: str) -> Statement:
+    """`sql` with each `:name` as `$n`; a name used twice keeps one number. Cached, since statements are constants."""
+    names: dict[str, int] = {}
+
+    def number(match: re.Match[str]) -> str:
+        name = match["name"]
+        return match[0] if name is None else f"${names.setdefault(name, len(names) + 1)}"
+
+    return Statement(_TOKEN.sub(number, sql), tuple(names))
+
+
+def named(sql: str, params: Params | None) -> dict[str, Any]:
+    """The values that `sql` names, and no others. Raises `MissingParameter`."""
+    return dict(zip(parse(sql).names, numbered(sql, params), strict=True))
+
+
+def numbered(sql: str, params: Params | None) -> tuple[Any, ...]:
+    """The values of `sql` in the order of its numbers. Raises `MissingParameter`."""
+    names = parse(sql).names
+    given = params or {}
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise MissingParameter(f"no value for {_list(missing)}; given: {_list(given) or 'nothing'}; in: {sql.strip()}")
+    return tuple(given[name] for name in names)
+
+
+def locking(sql: str) -> str:
+    """`sql`, a SELECT, with PostgreSQL's row locks."""
+    return sql.rstrip("; \n") + " FOR UPDATE"
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(f":{name}" for name in names)

