@@ -7,9 +7,10 @@ same action, called again, goes on from there with the same idempotency key.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from paidonce import journal, outbox, payments
 from paidonce.core import Actor, Core
@@ -37,10 +38,13 @@ from paidonce.settlement import Command, Settled, settle
 from paidonce.states import OrderStatus, PaymentStatus, RefundStatus
 from paidonce.store import PayableOrder
 
+T = TypeVar("T")
+
 # A handover or an abandoned attempt is followed by another look; more than a few mean that something else is wrong.
 _LOOKS = 4
 
 _CHECKING = "We are checking with your bank. You will not be charged twice; this page keeps you posted."
+_GIVEN_BACK = "Your payment arrived after the goods were gone, or twice. It does not count, and you will get it back."
 _SAYINGS = {
     PaymentStatus.CREATED: "The payment was not started yet. You have not been charged; please try again.",
     PaymentStatus.AWAITING_BUYER: "The payment is not confirmed yet. You have not been charged.",
@@ -175,17 +179,27 @@ async def _account(gateway: Gateway) -> Account:
 async def _record_start(
     core: Core, order_id: str, gateway: Gateway, account: Account, actor: Actor, *, urls: Mapping[str, str]
 ) -> _Recorded | _Handover:
+    record = partial(
+        core.db.transaction,
+        _record_payment,
+        core,
+        order_id,
+        actor,
+        gateway=gateway,
+        account=account,
+        urls=urls,
+    )
+    return await _with_goods_of_others_who_left(core, order_id, record)
+
+
+async def _with_goods_of_others_who_left(core: Core, order_id: str, record: Callable[[], Awaitable[T]]) -> T:
+    """Run `record`; if goods are short, free what others' holds ran out on and run it once more. Raises `SoldOut`."""
     try:
-        return await core.db.transaction(
-            _record_payment, core, order_id, actor, gateway=gateway, account=account, urls=urls
-        )
+        return await record()
     except SoldOut:
-        # Somebody who walked away may still hold the last item; what ran out is freed, and we ask once more.
         if not await core.db.transaction(core.store.free_expired, order_id, now=core.clock.now()):
             raise
-    return await core.db.transaction(
-        _record_payment, core, order_id, actor, gateway=gateway, account=account, urls=urls
-    )
+    return await record()
 
 
 async def _record_payment(
@@ -208,6 +222,12 @@ async def _record_payment(
         # A handover or cancellation was interrupted; repeating the void is safe, and only then may a new start go on.
         return await _record_handover(tx, core, leaving)
     mine = next((one for one in attempts if one.is_open and one.gateway == gateway.name), None)
+    if mine is not None and mine.amount != order.total:
+        # The amount of an attempt is frozen; an order that was edited meanwhile needs a new one.
+        if gateway.can_void:
+            return await _record_handover(tx, core, mine)
+        await _close(tx, core, mine, PaymentStatus.CANCELED)
+        mine = None
     if mine is not None:
         await core.store.hold(tx, order.id, until=core.policy.hold_until(now))
         create = await payments.operation_of(tx, mine.id, "create")
@@ -343,7 +363,7 @@ async def _end_orphan(core: Core, gateway: Gateway, payment: Payment) -> None:
 async def _create(core: Core, gateway: Gateway, recorded: _Recorded) -> tuple[Settled | None, Opened | None]:
     operation = recorded.operation
     if core.clock.now() - operation.created_at >= gateway.create_key_life_seconds * SECOND:
-        await core.db.transaction(_abandon, core, recorded.payment.id, "the create key expired without an answer")
+        await core.db.transaction(_abandon_create, core, operation, "the create key expired without an answer")
         return None, None
     asked_at = core.clock.now()
     try:
@@ -351,12 +371,14 @@ async def _create(core: Core, gateway: Gateway, recorded: _Recorded) -> tuple[Se
     except OutcomeUnknown as error:
         if error.replayed:
             # The gateway will repeat its server error for ever; what it may have created moved no money.
-            await core.db.transaction(_abandon, core, recorded.payment.id, error.detail)
+            await core.db.transaction(_abandon_create, core, operation, error.detail)
         raise GatewayUnavailable from error
     except GatewayBusy as error:
         raise _unavailable(error) from error
     except GatewayRefused as error:
-        await core.db.transaction(_abandon, core, recorded.payment.id, error.detail, refused=True)
+        await core.db.transaction(_abandon_create, core, operation, error.detail, refused=True)
+        if error.buyer_message is None:
+            await core.db.transaction(_alarm, core, recorded.payment, error)
         raise InvalidRequest(error.buyer_message or _refused_sentence(gateway)) from error
     except GatewayMisconfigured as error:
         await core.db.transaction(_alarm, core, recorded.payment, error)
@@ -408,16 +430,27 @@ async def _give_up_forgotten(core: Core, gateway: Gateway, payment: Payment, err
     await core.db.transaction(_abandon, core, payment.id, error.detail)
 
 
-async def _abandon(tx: Transaction, core: Core, payment_id: str, reason: str, refused: bool = False) -> None:
-    """End a payment whose create moved no money. A capture that was recorded meanwhile keeps it alive."""
-    found = await payments.find(tx, payment_id)
-    assert found is not None
-    await core.store.find(tx, found.order_id, lock=True)
-    payment = await payments.find(tx, payment_id, lock=True)
-    assert payment is not None
-    if payment.status not in (PaymentStatus.CREATED, PaymentStatus.AWAITING_BUYER):
-        return
-    await _close(tx, core, payment, PaymentStatus.FAILED, operations="refused" if refused else "abandoned")
+async def _abandon_create(
+    tx: Transaction, core: Core, create: Operation, reason: str, *, refused: bool = False
+) -> None:
+    """End a payment whose create brought nothing. If another try under the same key did, the payment lives on."""
+    _, payment, _ = await _lock(tx, core, create.payment_id)
+    if payment.status is PaymentStatus.CREATED:
+        await _give_up(tx, core, payment, reason, operations="refused" if refused else "abandoned")
+
+
+async def _abandon(tx: Transaction, core: Core, payment_id: str, reason: str) -> None:
+    """End a payment that only our capture can turn into money, unless a capture was recorded meanwhile."""
+    _, payment, _ = await _lock(tx, core, payment_id)
+    assert not payment.captures_in_browser, "a browser may still confirm it"
+    if payment.status is PaymentStatus.AWAITING_BUYER:
+        await _give_up(tx, core, payment, reason)
+
+
+async def _give_up(
+    tx: Transaction, core: Core, payment: Payment, reason: str, *, operations: str = "abandoned"
+) -> None:
+    await _close(tx, core, payment, PaymentStatus.FAILED, operations=operations)
     await journal.note(
         tx,
         "payment.abandoned",
@@ -491,20 +524,22 @@ async def _own_payment(tx: Transaction, core: Core, payment_id: str, actor: Acto
 async def pursue(core: Core, standing: _Standing, *, trigger: str) -> Result:
     """Bring one payment as far as it goes now, whoever asks. `trigger` names who, for the history."""
     payment = standing.payment
-    if not payment.is_open or payment.gateway_ref is None or standing.unknown:
+    # A held payment is read as well: money that moves behind our back has to be booked, though it pays nothing.
+    alive = payment.is_open or payment.status is PaymentStatus.HELD
+    if not alive or payment.gateway_ref is None or standing.unknown:
         return _result(standing.payment, standing.order, unknown=standing.unknown)
     gateway = core.gateways.get(payment.gateway)
     if gateway is None:
         return _result(payment, standing.order, unknown=True)
     if standing.capture is not None:
         # Whoever sent this capture vanished before its answer was kept; the same key finds out what became of it.
-        return await _capture(core, gateway, payment.id, trigger=trigger)
+        return await _capture(core, gateway, payment, trigger=trigger)
     for _ in range(_LOOKS):
         settled = await _fetch_and_settle(core, gateway, payment, trigger=trigger)
         if settled is None:
             break
         if settled.command is Command.CAPTURE:
-            return await _capture(core, gateway, payment.id, trigger=trigger)
+            return await _capture(core, gateway, payment, trigger=trigger)
         # Another caller's newer news came first and may have asked for more than ours did: look again.
         if not (settled.overtaken and settled.payment.status is PaymentStatus.AWAITING_BUYER):
             return _settled_result(settled)
@@ -526,45 +561,58 @@ async def _fetch_and_settle(
     return await settle(core, snapshot, trigger=trigger, asked_at=asked_at, operation=operation)
 
 
-async def _capture(core: Core, gateway: Gateway, payment_id: str, *, trigger: str) -> Result:
+async def _capture(core: Core, gateway: Gateway, payment: Payment, *, trigger: str) -> Result:
     for _ in range(_LOOKS):
-        step = await _record_capture(core, gateway, payment_id)
+        step = await _record_capture(core, gateway, payment)
         if isinstance(step, _Standing):
             return _result(step.payment, step.order, unknown=step.unknown)
         if isinstance(step, _Recorded):
             return await _send_capture(core, gateway, step, trigger=trigger)
         if isinstance(step, _LookUp):
             settled = await _fetch_and_settle(core, gateway, step.payment, trigger=trigger, operation=step.operation)
-            return await _standing_result(core, payment_id, unknown=settled is None)
+            return await _standing_result(core, payment.id, unknown=settled is None)
         if not await _hand_over(core, step.holder):
-            return await _standing_result(core, payment_id, unknown=True)
-    return await _standing_result(core, payment_id, unknown=True)
+            return await _standing_result(core, payment.id, unknown=True)
+    return await _standing_result(core, payment.id, unknown=True)
 
 
-async def _record_capture(core: Core, gateway: Gateway, payment_id: str) -> _Recorded | _Handover | _LookUp | _Standing:
+async def _record_capture(
+    core: Core, gateway: Gateway, payment: Payment
+) -> _Recorded | _Handover | _LookUp | _Standing:
+    take_right = partial(core.db.transaction, _take_capture_right, core, gateway, payment.id)
     try:
-        return await core.db.transaction(_take_capture_right, core, gateway, payment_id)
+        return await _with_goods_of_others_who_left(core, payment.order_id, take_right)
     except SoldOut:
         # The hold ended while the buyer approved. Nothing was captured, so nothing has to be given back.
-        await core.db.transaction(_abandon, core, payment_id, "the goods were gone before the capture")
+        await core.db.transaction(_abandon, core, payment.id, "the goods were gone before the capture")
         raise
 
 
 async def _take_capture_right(
     tx: Transaction, core: Core, gateway: Gateway, payment_id: str
 ) -> _Recorded | _Handover | _LookUp | _Standing:
-    now = core.clock.now()
     order, payment, attempts = await _lock(tx, core, payment_id)
+    last = await payments.operation_of(tx, payment.id, "capture", lock=True)
     if not payment.is_open:
         return _Standing(payment, order)
-    if order.status not in (OrderStatus.OPEN, OrderStatus.PENDING):
-        return _Standing(await _close(tx, core, payment, PaymentStatus.CANCELED), order)
-    last = await payments.operation_of(tx, payment.id, "capture", lock=True)
     if last is not None and last.state == "recorded":
         return await _claim_again(tx, core, gateway, _Recorded(payment, order, last, created=False))
+    taken_on = last is not None and last.state == "succeeded"
+    if taken_on or any(one.status is PaymentStatus.HELD for one in attempts):
+        # Money may be on its way by this capture already, or by a payment that a person has to look at.
+        return _Standing(payment, order, unknown=True)
+    if order.status not in (OrderStatus.OPEN, OrderStatus.PENDING) or order.total != payment.amount:
+        return _Standing(await _close(tx, core, payment, PaymentStatus.CANCELED), order)
     holder = next((one for one in attempts if one.capture_right is not None and one.id != payment.id), None)
     if holder is not None:
         return await _record_handover(tx, core, holder)
+    return await _record_capture_round(tx, core, order, payment, number=1 if last is None else last.round + 1)
+
+
+async def _record_capture_round(
+    tx: Transaction, core: Core, order: PayableOrder, payment: Payment, *, number: int
+) -> _Recorded:
+    now = core.clock.now()
     await core.store.hold(tx, order.id, until=core.policy.pending_until(now))
     if order.status is OrderStatus.OPEN:
         await core.store.mark(tx, order, OrderStatus.PENDING, now=now)
@@ -576,7 +624,6 @@ async def _take_capture_right(
         decline_recoverable=False,
     )
     await payments.save(tx, processing, now=now)
-    number = 1 if last is None else last.round + 1
     request = {"amount": payment.amount.minor, "currency": payment.amount.currency}
     operation = await _record(tx, core, processing, "capture", request, number=number)
     detail = {"gateway": payment.gateway, "round": number}
@@ -695,7 +742,9 @@ async def _void(core: Core, payment: Payment) -> Settled | None:
     asked_at = core.clock.now()
     try:
         snapshot = await gateway.void(payment.gateway_ref)
-    except GatewayError:
+    except GatewayError as error:
+        if isinstance(error, GatewayMisconfigured):
+            await core.db.transaction(_alarm, core, payment, error)
         return None
     return await settle(core, snapshot, trigger="void", asked_at=asked_at)
 
@@ -821,6 +870,8 @@ def _message(payment: Payment, order: PayableOrder) -> str:
         return buyer_sentence(payment.decline_code)
     if payment.status in (PaymentStatus.CANCELED, PaymentStatus.FAILED) and order.status is OrderStatus.PAID:
         return AlreadyPaid.default_message
+    if payment.status is PaymentStatus.CAPTURED and payment.capture_right is None:
+        return _GIVEN_BACK
     return _SAYINGS[payment.status]
 
 

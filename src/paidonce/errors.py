@@ -109,7 +109,9 @@ class Problem(PaidonceError):
     code = "internal_error"
     status = 500
     title = "Something went wrong"
-    default_message = "Something went wrong on our side. You have not been charged by this step; please try again."
+    default_message = (
+        "Something went wrong on our side. Look at your order before you try again; you are never charged twice."
+    )
 
     def __init__(self, message: str | None = None, *, retry_after_seconds: int | None = None) -> None:
         self.message = message or self.default_message

@@ -101,7 +101,7 @@ async def _settle(
     operation: Operation | None,
 ) -> Settled:
     case = await _lock_rows(tx, core, snapshot, operation)
-    contradiction = _contradiction(case.payment, snapshot)
+    contradiction = _contradiction(case.payment, case.order, snapshot)
     if contradiction is not None:
         await _hold_for_operator(case, contradiction)
         return Settled(case.payment, case.order)
@@ -135,16 +135,16 @@ async def _lock_rows(tx: Transaction, core: Core, snapshot: Snapshot, operation:
     assert order is not None, "a payment outlived its order"
     assert payment is not None
     if operation is not None:
-        # Somebody may have repeated the call and finished it; then this answer is news like any other.
-        current = await payments.find_operation(tx, operation.id)
-        operation = current if current is not None and current.state == "recorded" else None
+        operation = await payments.find_operation(tx, operation.id)
     return _Case(core, tx, snapshot, payment, order, operation, core.clock.now())
 
 
-def _contradiction(payment: Payment, snapshot: Snapshot) -> str | None:
+def _contradiction(payment: Payment, order: PayableOrder, snapshot: Snapshot) -> str | None:
     """What in the gateway's object is not what we agreed on; None if all of it matches."""
-    unsure = snapshot.account is None and snapshot.progress in _MONEY_HAS_MOVED
+    moved = snapshot.progress in _MONEY_HAS_MOVED
+    unsure = snapshot.account is None and moved
     checks = (
+        ("order's total", moved and payment.is_open and order.total != payment.amount),
         ("amount", snapshot.amount != payment.amount),
         ("captured amount", snapshot.captured not in (None, payment.amount)),
         ("payment id", snapshot.payment_id != payment.id),
@@ -159,18 +159,20 @@ def _contradiction(payment: Payment, snapshot: Snapshot) -> str | None:
 
 async def _comes_too_late(case: _Case, asked_at: Microseconds) -> bool:
     """Whether newer news is known, so that this snapshot must change nothing."""
-    if case.payment.status is PaymentStatus.HELD:
-        # A person decides, whatever the gateway says meanwhile.
+    if case.payment.status in (PaymentStatus.HELD, PaymentStatus.CAPTURED):
+        # Of a held payment a person decides, whatever the gateway says meanwhile; a captured one stays so.
         return True
     if case.payment.status in _ENDED:
         # An ended payment stays ended; only money that shows up behind it is news, and a contradiction.
-        return case.payment.status is PaymentStatus.CAPTURED or case.snapshot.progress not in _MONEY_HAS_MOVED
-    if case.snapshot.progress in (Progress.CAPTURED, Progress.FAILED, Progress.CANCELED):
+        return case.snapshot.progress not in _MONEY_HAS_MOVED
+    if case.snapshot.progress in (Progress.CAPTURED, Progress.CANCELED):
         return False
-    if asked_at < case.payment.asked_at:
-        return True
-    # While a capture of ours is under way, only its own answer may hand the payment back to the buyer.
-    return case.operation is None and await _capture_is_under_way(case)
+    if case.operation is not None:
+        # Somebody may have repeated the call and finished it; then its other answers say nothing new.
+        return case.operation.state != "recorded"
+    if case.snapshot.progress in (Progress.FAILED, Progress.PROCESSING):
+        return False
+    return asked_at < case.payment.asked_at or await _capture_was_sent(case)
 
 
 async def _keep_what_was_learned(case: _Case) -> None:
@@ -181,12 +183,20 @@ async def _keep_what_was_learned(case: _Case) -> None:
             await _intend_void(case, case.payment)
     if case.snapshot.progress is Progress.CANCELED:
         await payments.finish_all(case.tx, case.payment.id, "succeeded", now=case.now)
+    if case.payment.status is PaymentStatus.HELD and await _book(case, journal.Account.SUSPENSE):
+        await case.note("payment.captured", booked_to=str(journal.Account.SUSPENSE), object=case.snapshot.ref)
+        await case.emit("alarm.payment_held", reason="money was captured by a payment that is held")
     await _finish(case, "succeeded")
 
 
-async def _capture_is_under_way(case: _Case) -> bool:
+async def _capture_was_sent(case: _Case) -> bool:
+    """Whether a capture of ours is on its way, or was taken on by the gateway and is pending there.
+
+    Then a reading that still shows the object before it is old, whatever the clocks say: only the capture's own answer
+    hands the payment back to the buyer.
+    """
     capture = await payments.operation_of(case.tx, case.payment.id, "capture")
-    return capture is not None and capture.state == "recorded"
+    return capture is not None and capture.state in ("recorded", "succeeded")
 
 
 # ── One function per word of the gateway ──────────
@@ -268,7 +278,8 @@ async def _apply_captured(case: _Case, trigger: str) -> None:
         status=PaymentStatus.CAPTURED,
         captured_minor=case.snapshot.captured.minor,
         capture_ref=case.snapshot.capture_ref,
-        capture_right="held" if case.payment.capture_right else None,
+        # Money that found no order goes back, so it must not keep the buyer from paying again.
+        capture_right="held" if case.payment.capture_right and account is journal.Account.SALES else None,
         decline_code=None,
         decline_recoverable=False,
         pending_reason=None,
@@ -311,17 +322,21 @@ async def _pay_order(case: _Case) -> journal.Account:
     """Take the goods and mark the order paid; the account says whether the money found its order."""
     if case.order.status is OrderStatus.PAID:
         return journal.Account.OWED_TO_BUYER
-    taken = await case.core.store.take(case.tx, case.order.id, payment_id=case.payment.id, now=case.now)
+    store, order_id = case.core.store, case.order.id
+    taken = await store.take(case.tx, order_id, payment_id=case.payment.id, now=case.now)
+    if not taken and await store.free_expired(case.tx, order_id, now=case.now):
+        # Goods that somebody walked away from are better sold than refunded.
+        taken = await store.take(case.tx, order_id, payment_id=case.payment.id, now=case.now)
     if not taken:
         return journal.Account.OWED_TO_BUYER
     await case.mark_order(OrderStatus.PAID)
     return journal.Account.SALES
 
 
-async def _book(case: _Case, account: journal.Account) -> None:
+async def _book(case: _Case, account: journal.Account) -> bool:
     snapshot = case.snapshot
     if snapshot.captured is None or snapshot.capture_ref is None:
-        return
+        return False
     entry = journal.Captured(
         gateway=snapshot.gateway,
         capture_ref=snapshot.capture_ref,
@@ -330,7 +345,7 @@ async def _book(case: _Case, account: journal.Account) -> None:
         amount=snapshot.captured,
         credit=account,
     )
-    await journal.book_capture(case.tx, entry, ids=case.core.ids, now=case.now)
+    return await journal.book_capture(case.tx, entry, ids=case.core.ids, now=case.now)
 
 
 async def _end(case: _Case, status: PaymentStatus, trigger: str) -> None:
@@ -358,8 +373,10 @@ async def _hold_for_operator(case: _Case, reason: str) -> None:
         await case.note("payment.contradiction", reason=reason, object=case.snapshot.ref)
         return
     news = (case.payment.status, case.payment.held_reason) != (PaymentStatus.HELD, reason)
-    await case.save(status=PaymentStatus.HELD, held_reason=reason)
+    known_ref = case.payment.gateway_ref or case.snapshot.ref
+    await case.save(status=PaymentStatus.HELD, held_reason=reason, gateway_ref=known_ref)
     await _book(case, journal.Account.SUSPENSE)
+    await _finish(case, "succeeded")
     if news:
         await case.note("payment.held", reason=reason, object=case.snapshot.ref)
         await case.emit("alarm.payment_held", reason=reason)

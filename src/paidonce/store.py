@@ -156,28 +156,36 @@ class SqlStore:
 
     async def free_expired(self, tx: Transaction, order_id: str, *, now: Microseconds) -> bool:
         """See `Store.free_expired`."""
-        rows = await tx.fetch_all(_EXPIRED_ORDERS, {"order_id": order_id, "now": now})
-        freed = False
-        for row in rows:
-            freed = await self._end_hold(tx, row["order_id"], ended_by=now) or freed
-        return freed
+        expired = await tx.fetch_all(_EXPIRED_ORDERS, {"order_id": order_id, "now": now})
+        if not expired:
+            return False
+        orders = {f"order{number}": row["order_id"] for number, row in enumerate(expired)}
+        theirs = f"order_id IN ({', '.join(f':{name}' for name in orders)})"
+        # All stock rows at once and in the order of their SKU, or two buyers who clean up would wait for each other.
+        await tx.fetch_all(
+            f"SELECT sku FROM stock WHERE sku IN (SELECT sku FROM holds WHERE {theirs}) ORDER BY sku",  # noqa: S608
+            orders,
+            lock=True,
+        )
+        # The deadline is asked again under the lock, since a buyer may have prolonged the hold meanwhile.
+        ended = await tx.fetch_all(
+            f"DELETE FROM holds WHERE {theirs} AND expires_at <= :now RETURNING sku, quantity",  # noqa: S608
+            {**orders, "now": now},
+        )
+        freed: dict[str, int] = {}
+        for row in ended:
+            freed[row["sku"]] = freed.get(row["sku"], 0) + row["quantity"]
+        await tx.execute_many(
+            "UPDATE stock SET held = held - :quantity WHERE sku = :sku",
+            [{"sku": sku, "quantity": quantity} for sku, quantity in sorted(freed.items())],
+        )
+        return bool(freed)
 
     async def release(self, tx: Transaction, order_id: str) -> None:
         """See `Store.release`."""
-        await self._end_hold(tx, order_id, ended_by=None)
-
-    async def _end_hold(self, tx: Transaction, order_id: str, *, ended_by: Microseconds | None) -> bool:
         await tx.fetch_all(_LOCK_STOCK, {"order_id": order_id}, lock=True)
-        # The deadline is asked again under the lock, since the buyer may have prolonged the hold meanwhile.
-        deadline = "" if ended_by is None else " AND expires_at <= :ended_by"
-        params: dict[str, object] = {"order_id": order_id}
-        if ended_by is not None:
-            params["ended_by"] = ended_by
-        deleted = await tx.execute(f"DELETE FROM holds WHERE order_id = :order_id{deadline}", params)  # noqa: S608
-        if not deleted:
-            return False
-        await tx.execute(_UNHOLD, {"order_id": order_id})
-        return True
+        if await tx.execute("DELETE FROM holds WHERE order_id = :order_id", {"order_id": order_id}):
+            await tx.execute(_UNHOLD, {"order_id": order_id})
 
     async def take(self, tx: Transaction, order_id: str, *, payment_id: str, now: Microseconds) -> bool:
         """See `Store.take`."""

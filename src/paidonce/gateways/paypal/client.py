@@ -132,6 +132,11 @@ class PayPalClient:
                 if unknown is not None:
                     raise unknown from error
                 raise
+            except GatewayRefused as error:
+                # The issues that we know speak for the key. Any other "no" to the second try says nothing of the first.
+                if unknown is not None and not wire.speaks_for_the_key(error.code):
+                    raise unknown from error
+                raise
         raise AssertionError("the loop above returns or raises")
 
     def _pause(self, error: OutcomeUnknown | GatewayBusy, round_: int) -> float:

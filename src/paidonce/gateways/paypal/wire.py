@@ -222,6 +222,12 @@ def issue_decline(issue: str) -> Decline | None:
     return None
 
 
+def speaks_for_the_key(code: str) -> bool:
+    """Whether a refusal tells what became of every request under its key, and not only of the last one."""
+    issue = code.upper()
+    return issue_decline(issue) is not None or issue in LOOK_UP_ISSUES
+
+
 def issues(body: Json) -> tuple[str, ...]:
     """The `details[].issue` of an error body, in order; its `name` if it has none."""
     found = [detail["issue"] for detail in _objects(body.get("details")) if isinstance(detail.get("issue"), str)]
