@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 from fastapi import FastAPI
+from yarl import URL
 
 from paidonce import serving
 from paidonce.app import create_app
@@ -77,6 +78,10 @@ class Client:
 
     async def form(self, path: str, **fields: str) -> Answer:
         return await self.request("POST", path, data=fields, headers={"accept": "text/html"})
+
+    def set_cookies(self, **cookies: str) -> None:
+        """Plant cookies, as an attacker might."""
+        self.session.cookie_jar.update_cookies(cookies, URL(self.url))
 
     async def sign_in(self, email: str = BUYER.email, password: str = BUYER.password) -> Answer:
         return await self.post("/api/session", {"email": email, "password": password})

@@ -1,0 +1,156 @@
+"""Settings from the environment and `.env`. Wrong ones stop the start, each with its name and the fix.
+
+Gateways read their own settings from the same mapping (`read_environment`); nothing here knows a gateway's name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from paidonce.core import Policy
+from paidonce.errors import ConfigError
+
+SECRET_KEY_MIN_LENGTH = 32
+_MAKE_A_KEY = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
+
+
+class Settings(BaseSettings):
+    """What the shop itself needs. Each field is the environment variable `PAIDONCE_<FIELD>` unless it names another."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PAIDONCE_", extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
+
+    database_url: str = "sqlite:///paidonce.db"
+    # Signs the basket and one-time messages. Whoever knows it can forge those, so it never leaves this process.
+    secret_key: SecretStr
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535, validation_alias="PORT")
+    # The address that buyers see; every absolute address is built from it, never from a request's Host header.
+    public_url: str = ""
+    shop_name: str = Field(default="Fern & Kiln", min_length=1, max_length=60)
+    hold_minutes: int = Field(default=20, ge=1, le=24 * 60)
+    session_hours: int = Field(default=7 * 24, ge=1, le=90 * 24)
+    # Shows the test cards on the pay page and allows plain http on a local network.
+    demo: bool = False
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if value.startswith(("sqlite:///", "postgresql://", "postgres://")):
+            return value
+        raise ValueError("use sqlite:///relative.db, sqlite:////absolute.db or postgresql://user@host/name")
+
+    @field_validator("secret_key")
+    @classmethod
+    def _strong_key(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if len(text) < SECRET_KEY_MIN_LENGTH:
+            raise ValueError(f"needs at least {SECRET_KEY_MIN_LENGTH} characters; {_MAKE_A_KEY}")
+        if len(set(text)) < 8:
+            raise ValueError(f"is too easy to guess; {_MAKE_A_KEY}")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _origin(cls, value: str) -> str:
+        if not value:
+            return value
+        parts = urlsplit(value)
+        plain = not (parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:
+            raise ValueError("is an address without a path, such as https://shop.example")
+        return f"{parts.scheme}://{parts.netloc.lower()}"
+
+    @model_validator(mode="after")
+    def _https_in_public(self) -> Self:
+        if self.origin.startswith("https://") or self.demo or is_loopback(urlsplit(self.origin).hostname or ""):
+            return self
+        raise ValueError(
+            "PAIDONCE_PUBLIC_URL: sign-in cookies must not travel unencrypted; use https://…, a loopback address for"
+            " development, or PAIDONCE_DEMO=1 for a demonstration on a local network"
+        )
+
+    @property
+    def origin(self) -> str:
+        """The public address: scheme, host and port, no slash at the end."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}"
+
+    @property
+    def https(self) -> bool:
+        """Whether buyers reach the shop over TLS (cookies are `Secure`, HSTS is sent)."""
+        return self.origin.startswith("https://")
+
+    def policy(self) -> Policy:
+        """The shop's choices as the core wants them."""
+        return Policy(hold_seconds=self.hold_minutes * 60)
+
+
+class _FromMapping(EnvSettingsSource):
+    """Reads one mapping instead of the process's environment, so that tests and gateways see the very same values."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environment: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self.env_vars = {name.lower(): value for name, value in environment.items() if value != ""}
+
+
+def read_environment(env_file: str | Path = ".env") -> dict[str, str]:
+    """The environment, with what `.env` adds; a variable that is set beats the file."""
+    from_file = {name: value for name, value in dotenv_values(env_file).items() if value is not None}
+    return {**from_file, **os.environ}
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """The shop's settings from `environment` (default: `read_environment()`).
+
+    Raises `ConfigError` with every setting that is missing, unreadable or contradicts another.
+    """
+    values = read_environment() if environment is None else environment
+
+    class Bound(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: object, **_named: object
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (_FromMapping(settings_cls, values),)
+
+    try:
+        return Bound()  # type: ignore[call-arg]  # The source above gives the values.
+    except ValidationError as error:
+        # `from None`, since the chained error would repeat the values.
+        raise ConfigError([_explain(entry) for entry in error.errors(include_input=False, include_url=False)]) from None
+
+
+def _explain(entry: Any) -> str:
+    """One validation error as `NAME: what is wrong and how to mend it`."""
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    if not entry["loc"]:
+        return message
+    field = str(entry["loc"][0])
+    name = field if field.isupper() else f"PAIDONCE_{field.upper()}"
+    if entry["type"] == "missing":
+        fix = _MAKE_A_KEY if field == "secret_key" else "set it in the environment or in .env"
+        return f"{name}: is missing; {fix}"
+    return f"{name}: {message}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only mean this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,190 @@
+"""The JSON API. Every handler: who asks → one action of the core → one model out. Ownership is checked by the core."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.responses import JSONResponse, Response
+
+from paidonce import checkout, payments
+from paidonce.core import Core
+from paidonce.errors import NotFound
+from paidonce.payments import Payment
+from paidonce.ports import Transaction
+from paidonce.store import OrderView, SqlStore
+from paidonce.web import auth, models
+from paidonce.web.accounts import User
+from paidonce.web.auth import SignedIn, Staff
+from paidonce.web.shop import Shop, shop_of
+
+_ID = re.compile(r"[a-z]{2,8}_[0-9a-z]{10,40}")
+_SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def _known_id(value: str, what: str) -> str:
+    """Nothing that can't be one of our ids reaches the database; it is answered like an id that does not exist."""
+    if not _ID.fullmatch(value):
+        raise NotFound(f"We could not find this {what}.")
+    return value
+
+
+def order_id_in_path(order_id: str) -> str:
+    """The order named by the address."""
+    return _known_id(order_id, "order")
+
+
+def payment_id_in_path(payment_id: str) -> str:
+    """The payment named by the address."""
+    return _known_id(payment_id, "payment")
+
+
+def sku_in_path(sku: str) -> str:
+    """The product named by the address."""
+    if not _SKU.fullmatch(sku):
+        raise NotFound("There is no product with this SKU.")
+    return sku
+
+
+OrderId = Annotated[str, Depends(order_id_in_path)]
+PaymentId = Annotated[str, Depends(payment_id_in_path)]
+ProductSku = Annotated[str, Depends(sku_in_path)]
+ShopDep = Annotated[Shop, Depends(shop_of)]
+
+
+def core_of(shop: ShopDep) -> Core:
+    """The running core."""
+    return shop.running
+
+
+CoreDep = Annotated[Core, Depends(core_of)]
+
+# ── Session and accounts ──────────
+
+
+async def sign_in(request: Request, body: models.Credentials) -> Response:
+    """Sign in: a cookie session, with a new token each time."""
+    user = await auth.sign_in(request, email=body.email, password=body.password.get_secret_value())
+    return await _signed_in(request, user)
+
+
+async def sign_up(request: Request, body: models.NewUser) -> Response:
+    """Make an account and sign in."""
+    password = body.password.get_secret_value()
+    user = await auth.sign_up(request, email=body.email, name=body.name, password=password)
+    return await _signed_in(request, user)
+
+
+async def sign_out(request: Request) -> Response:
+    """Sign out. Safe to repeat."""
+    response = Response(status_code=204)
+    await auth.forget(request, response)
+    return response
+
+
+async def _signed_in(request: Request, user: User) -> Response:
+    response = JSONResponse(models.UserOut.of(user).model_dump(), 201)
+    await auth.remember(request, response, user)
+    return response
+
+
+# ── Catalogue ──────────
+
+
+async def list_products(core: CoreDep, shop: ShopDep) -> list[models.ProductOut]:
+    """The catalogue."""
+    return [models.ProductOut.of(product) for product in await core.db.read(shop.store.list_products)]
+
+
+async def adjust_product(
+    sku: ProductSku, body: models.StockAdjustment, user: Staff, core: CoreDep, shop: ShopDep
+) -> models.ProductOut:
+    """Change the stock on hand (staff), entered in the journal of stock."""
+    product = await core.db.transaction(
+        shop.store.adjust_stock, sku=sku, adjust=body.adjust, actor=user.id, now=core.clock.now()
+    )
+    return models.ProductOut.of(product)
+
+
+# ── Orders ──────────
+
+
+async def create_order(body: models.NewOrder, user: SignedIn, core: CoreDep, shop: ShopDep) -> models.OrderOut:
+    """Order products at the catalogue's prices. Nothing is held or charged before a payment starts."""
+    lines = [(line.sku, line.quantity) for line in body.lines]
+    order = await core.db.transaction(
+        shop.store.create_order, ids=core.ids, user_id=user.id, lines=lines, now=core.clock.now()
+    )
+    return models.OrderOut.of(order, [])
+
+
+async def list_orders(user: SignedIn, core: CoreDep, shop: ShopDep) -> list[models.OrderOut]:
+    """The signed-in buyer's orders, newest first."""
+    found = await core.db.read(_orders_with_payments, shop.store, user.id)
+    return [models.OrderOut.of(order, attempts) for order, attempts in found]
+
+
+async def get_order(order_id: OrderId, user: SignedIn, core: CoreDep, shop: ShopDep) -> models.OrderOut:
+    """One of the buyer's own orders; staff can see every order."""
+    order, attempts = await core.db.read(own_order, shop.store, order_id, user)
+    return models.OrderOut.of(order, attempts)
+
+
+async def cancel_order(order_id: OrderId, user: SignedIn, core: CoreDep) -> models.OrderStatusOut:
+    """Cancel an unpaid order; its goods are free again."""
+    status = await checkout.cancel_order(core, order_id, user.actor)
+    return models.OrderStatusOut(id=order_id, status=status)
+
+
+async def own_order(tx: Transaction, store: SqlStore, order_id: str, user: User) -> tuple[OrderView, list[Payment]]:
+    """The order with the attempts to pay it, if `user` may see it. Raises `errors.NotFound` like for no order."""
+    order = await store.get_order(tx, order_id)
+    if order is None or (order.user_id != user.id and not user.is_staff):
+        raise NotFound("We could not find this order.")
+    return order, await payments.of_order(tx, order.id)
+
+
+async def _orders_with_payments(
+    tx: Transaction, store: SqlStore, user_id: str
+) -> list[tuple[OrderView, list[Payment]]]:
+    orders = await store.list_orders(tx, user_id)
+    return [(order, await payments.of_order(tx, order.id)) for order in orders]
+
+
+# ── Payments ──────────
+
+
+async def start_payment(
+    order_id: OrderId, body: models.NewPayment, user: SignedIn, core: CoreDep, shop: ShopDep
+) -> Response:
+    """Open a payment of an order: 201, or 200 with the same payment if it is open already."""
+    started = await checkout.start(
+        core,
+        order_id,
+        body.gateway,
+        user.actor,
+        return_url=shop.url(f"/orders/{order_id}/return?payment={{payment}}"),
+        cancel_url=shop.url(f"/orders/{order_id}/pay?back=1"),
+    )
+    return JSONResponse(models.StartedOut.of(started).model_dump(), 201 if started.created else 200)
+
+
+async def complete_payment(
+    payment_id: PaymentId, user: SignedIn, core: CoreDep, body: models.Nothing | None = None
+) -> Response:
+    """Ask the gateway what became of the payment and settle it. Safe to repeat; 202 if the outcome is not known yet."""
+    result = await checkout.complete(core, payment_id, user.actor)
+    return JSONResponse(models.ResultOut.of(result).model_dump(), 202 if result.unknown else 200)
+
+
+async def cancel_payment(
+    payment_id: PaymentId, user: SignedIn, core: CoreDep, body: models.Nothing | None = None
+) -> models.ResultOut:
+    """End an attempt to pay. The order stays."""
+    return models.ResultOut.of(await checkout.cancel(core, payment_id, user.actor))
+
+
+async def get_payment(payment_id: PaymentId, user: SignedIn, core: CoreDep) -> models.PaymentOut:
+    """One of the buyer's own payments, as recorded. It asks no gateway."""
+    return models.PaymentOut.of(await checkout.get_payment(core, payment_id, user.actor))

@@ -1,0 +1,215 @@
+"""What every request passes, in one place: its id and log line, the body's bounds, the same-origin rule, the headers.
+
+It is plain ASGI and the outermost layer of ours, so that no answer leaves without the security headers, not even the
+one to an unexpected error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from paidonce.config import Settings
+from paidonce.errors import Forbidden, Problem
+from paidonce.web import problems
+
+LARGEST_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 20.0
+
+log = structlog.get_logger("paidonce.requests")
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+# Everything comes from the shop itself; the pay page adds exactly what its gateways' components name.
+_CSP: Mapping[str, tuple[str, ...]] = {
+    "default-src": ("'none'",),
+    "script-src": ("'self'",),
+    "style-src": ("'self'",),
+    "img-src": ("'self'",),
+    "connect-src": ("'self'",),
+    "form-action": ("'self'",),
+    "base-uri": ("'none'",),
+    "frame-ancestors": ("'none'",),
+}
+_OTHER_FEATURES = ("camera", "geolocation", "microphone", "usb")
+
+
+class Edge:
+    """The ASGI layer around the application."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._public = urlsplit(settings.origin).netloc
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection; anything but HTTP goes straight through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method = scope["method"]
+        if method == "HEAD":
+            # Answered like GET; the server leaves the body out.
+            scope = {**scope, "method": "GET"}
+        answer = _Answer(scope, send, self._settings, method)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=answer.request_id)
+        try:
+            await self._handle(scope, receive, answer)
+        finally:
+            answer.write_log()
+
+    async def _handle(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        connection = HTTPConnection(scope)
+        try:
+            self._check_origin(scope["method"], connection.headers)
+            body = await _read_body(receive, connection.headers)
+            _check_content_type(scope["path"], connection.headers, body)
+            await self._app(scope, _replay(body, receive), answer.send)
+        except Problem as problem:
+            await problems.render(connection, problem)(scope, receive, answer.send)
+        except _ClientGone:
+            answer.status = 499
+        except Exception as error:
+            if answer.started:
+                # Too late for another answer: the server cuts the connection, so the client sees it was cut short.
+                raise
+            await problems.unexpected(connection, error)(scope, receive, answer.send)
+
+    def _check_origin(self, method: str, headers: Headers) -> None:
+        """Refuse what another site makes a browser send. Clients without a browser send neither header."""
+        if method in _SAFE_METHODS:
+            return
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        if site is not None:
+            allowed = site in {"same-origin", "none"}
+        elif origin is not None:
+            # "null" has no host, and neither has a request that could be compared with it.
+            host = urlsplit(origin).netloc
+            allowed = bool(host) and host in {self._public, headers.get("host")}
+        else:
+            allowed = True
+        if not allowed:
+            raise Forbidden("This request came from another site and was refused.")
+
+
+class _ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+class _Answer:
+    """Sends the answer with our headers, and remembers what the log line needs."""
+
+    def __init__(self, scope: Scope, send: Send, settings: Settings, method: str) -> None:
+        self._scope = scope
+        self._method = method
+        self._send = send
+        self._settings = settings
+        self._began = time.perf_counter()
+        self.request_id = "req_" + secrets.token_hex(8)
+        self.started = False
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.status = message["status"]
+            self._add_headers(MutableHeaders(raw=message["headers"]))
+        await self._send(message)
+
+    def _add_headers(self, headers: MutableHeaders) -> None:
+        extra: Mapping[str, Iterable[str]] = self._scope.get("paidonce.csp", {})
+        headers["X-Request-Id"] = self.request_id
+        headers["Content-Security-Policy"] = content_security_policy(extra)
+        headers["Permissions-Policy"] = permissions_policy(extra)
+        headers["Cross-Origin-Opener-Policy"] = "same-origin-allow-popups"
+        headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        # The origin alone: no path or query of ours ever reaches another site.
+        headers["Referrer-Policy"] = "strict-origin"
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["X-Frame-Options"] = "DENY"
+        headers.setdefault("Cache-Control", "no-store")
+        if self._settings.https:
+            headers["Strict-Transport-Security"] = "max-age=63072000; includeSubDomains"
+
+    def write_log(self) -> None:
+        """One line per request: never the query string, since return addresses carry secrets there."""
+        log.info(
+            "request",
+            method=self._method,
+            path=self._scope["path"],
+            status=self.status,
+            ms=round((time.perf_counter() - self._began) * 1000, 1),
+        )
+
+
+def content_security_policy(extra: Mapping[str, Iterable[str]]) -> str:
+    """The page's policy: the shop itself and the sources in `extra`, by directive."""
+    sources: dict[str, tuple[str, ...]] = dict(_CSP)
+    for directive, added in extra.items():
+        kept = tuple(source for source in sources.get(directive, ()) if source != "'none'")
+        sources[directive] = tuple(dict.fromkeys((*kept, *added)))
+    return "; ".join(f"{directive} {' '.join(values)}" for directive, values in sources.items())
+
+
+def permissions_policy(extra: Mapping[str, Iterable[str]]) -> str:
+    """Wallets inside the gateways' frames need the payment feature; nothing else is allowed anywhere."""
+    origins = [f'"{source}"' for source in extra.get("frame-src", ()) if source.startswith(("http://", "https://"))]
+    payment = f"payment=({' '.join(['self', *dict.fromkeys(origins)])})"
+    return ", ".join([payment, *(f"{feature}=()" for feature in _OTHER_FEATURES)])
+
+
+async def _read_body(receive: Receive, headers: Headers) -> bytes:
+    """The whole body, within bounds of size and time."""
+    declared = headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:12]) > LARGEST_BODY_BYTES:
+        raise problems.BodyTooLarge
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _ClientGone
+                body += message.get("body", b"")
+                if len(body) > LARGEST_BODY_BYTES:
+                    raise problems.BodyTooLarge
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        raise problems.BodyTooSlow from None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once, then whatever the server says next (a disconnect)."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _check_content_type(path: str, headers: Headers, body: bytes) -> None:
+    if not body or not path.startswith("/api/"):
+        return
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise problems.NotJson
+
+
+def add_sources(scope: MutableMapping[str, Any], policies: Iterable[Mapping[str, Iterable[str]]]) -> None:
+    """Allow the sources that the page's components name, for this answer only."""
+    merged: dict[str, tuple[str, ...]] = {}
+    for policy in policies:
+        for directive, sources in policy.items():
+            merged[directive] = tuple(dict.fromkeys((*merged.get(directive, ()), *sources)))
+    scope["paidonce.csp"] = merged

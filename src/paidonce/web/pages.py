@@ -1,0 +1,390 @@
+"""The shop's pages. Up to the pay page they need no script; forms answer with a redirect, so reloads repeat nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qs, quote
+
+from fastapi import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from paidonce import checkout
+from paidonce.declines import buyer_sentence
+from paidonce.errors import (
+    AlreadyPaid,
+    Forbidden,
+    GatewayUnavailable,
+    InvalidRequest,
+    NotFound,
+    NotSignedIn,
+    PaymentInProgress,
+    Problem,
+    SoldOut,
+)
+from paidonce.gateways.base import Component, Gateway
+from paidonce.money import MoneyError
+from paidonce.payments import Payment
+from paidonce.states import OrderStatus, PaymentStatus
+from paidonce.store import LARGEST_QUANTITY, OrderView
+from paidonce.web import accounts, api, auth, basket, edge, reference, staff, views
+from paidonce.web.accounts import User
+from paidonce.web.api import CoreDep, OrderId, ShopDep
+from paidonce.web.auth import MaybeUser
+from paidonce.web.shop import Shop
+
+# The money may still move in these, so the page keeps asking.
+_UNDER_WAY = frozenset({PaymentStatus.PROCESSING, PaymentStatus.AUTHORIZED})
+
+# ── Catalogue and basket ──────────
+
+
+async def catalogue(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """What there is to buy."""
+    products = await core.db.read(shop.store.list_products)
+    return views.page(request, "catalogue.html", user=user, products=products, basket=basket.read(request))
+
+
+async def show_basket(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """What the buyer has chosen, at today's prices."""
+    products = await core.db.read(shop.store.list_products)
+    lines = basket.lines(basket.read(request), products)
+    return views.page(
+        request, "basket.html", user=user, lines=lines, total=basket.total(lines), largest=LARGEST_QUANTITY
+    )
+
+
+async def add_to_basket(request: Request, core: CoreDep, shop: ShopDep) -> Response:
+    """Put pieces of a product into the basket."""
+    form = await _form(request)
+    held = basket.read(request)
+    sku = form.get("sku", "")
+    return await _change_basket(request, core, shop, sku, held.get(sku, 0) + _quantity(form, least=1), back="/")
+
+
+async def set_in_basket(request: Request, core: CoreDep, shop: ShopDep) -> Response:
+    """Change how many pieces of a product are in the basket; zero takes it out."""
+    form = await _form(request)
+    return await _change_basket(request, core, shop, form.get("sku", ""), _quantity(form, least=0), back="/basket")
+
+
+async def _change_basket(
+    request: Request, core: CoreDep, shop: Shop, sku: str, quantity: int, *, back: str
+) -> Response:
+    products = {product.sku: product for product in await core.db.read(shop.store.list_products)}
+    held = basket.read(request)
+    product = products.get(sku)
+    if product is None and sku not in held:
+        raise NotFound("We no longer have this product.")
+    changed = basket.change(held, sku, quantity if product is not None else 0)
+    name = product.name if product is not None else "The product"
+    message = f"{name}: {changed[sku]} in your basket." if sku in changed else f"{name} was taken out of your basket."
+    if "application/json" in request.headers.get("accept", ""):
+        response: Response = JSONResponse({"count": basket.count(changed), "message": message})
+    else:
+        response = views.go_to(back)
+        views.flash(shop, response, message)
+    basket.write(shop, response, changed)
+    return response
+
+
+def _quantity(form: Mapping[str, str], *, least: int) -> int:
+    text = form.get("quantity", "1")
+    if not (text.isascii() and text.isdigit() and len(text) <= 4) or not least <= int(text) <= LARGEST_QUANTITY:
+        raise InvalidRequest(f"quantity: choose a whole number from {least} to {LARGEST_QUANTITY}.")
+    return int(text)
+
+
+# ── Accounts ──────────
+
+
+async def sign_in_page(request: Request, user: MaybeUser) -> Response:
+    """The sign-in form."""
+    target = _next(request.query_params.get("next"))
+    if user is not None:
+        return views.go_to(target)
+    return _account_page(request, "sign-in.html", target)
+
+
+async def sign_in(request: Request, shop: ShopDep) -> Response:
+    """Sign in by the form."""
+    form = await _form(request)
+    target = _next(form.get("next"))
+    try:
+        user = await auth.sign_in(request, email=form.get("email", ""), password=form.get("password", ""))
+    except Problem as problem:
+        return _account_page(request, "sign-in.html", target, problem=problem, email=form.get("email", ""))
+    return await _welcome(request, user, target)
+
+
+async def sign_up_page(request: Request, user: MaybeUser) -> Response:
+    """The sign-up form."""
+    target = _next(request.query_params.get("next"))
+    if user is not None:
+        return views.go_to(target)
+    return _account_page(request, "sign-up.html", target)
+
+
+async def sign_up(request: Request, shop: ShopDep) -> Response:
+    """Make an account by the form and sign in."""
+    form = await _form(request)
+    target = _next(form.get("next"))
+    email, name, password = form.get("email", ""), form.get("name", ""), form.get("password", "")
+    try:
+        user = await auth.sign_up(request, email=email, name=name, password=password)
+    except Problem as problem:
+        return _account_page(request, "sign-up.html", target, problem=problem, email=email, name=name)
+    return await _welcome(request, user, target)
+
+
+async def sign_out(request: Request) -> Response:
+    """Sign out by the form."""
+    response = views.go_to("/")
+    await auth.forget(request, response)
+    return response
+
+
+async def _welcome(request: Request, user: User, target: str) -> Response:
+    response = views.go_to(target)
+    await auth.remember(request, response, user)
+    return response
+
+
+def _account_page(
+    request: Request, template: str, target: str, *, problem: Problem | None = None, email: str = "", name: str = ""
+) -> Response:
+    field, _, message = problem.message.partition(": ") if problem else ("", "", "")
+    known = field in {"email", "name", "password"}
+    return views.page(
+        request,
+        template,
+        user=None,
+        status=problem.status if problem else 200,
+        next=target,
+        next_query="?next=" + quote(target, safe="") if target != "/" else "",
+        email=email[:254],
+        name=name[:100],
+        problem=problem,
+        wrong_field=field if known else None,
+        wrong=(message[:1].upper() + message[1:]) if known else (problem.message if problem else None),
+        password_min=accounts.PASSWORD_MIN_LENGTH,
+        is_error=problem is not None,
+    )
+
+
+# ── Orders ──────────
+
+
+async def place_order(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """Turn the basket into an order and go on to paying it. The basket is emptied only if that worked."""
+    if user is None:
+        return _to_sign_in("/basket")
+    chosen = basket.read(request)
+    if not chosen:
+        return views.go_to("/basket")
+    try:
+        order = await core.db.transaction(
+            shop.store.create_order, ids=core.ids, user_id=user.id, lines=list(chosen.items()), now=core.clock.now()
+        )
+    except (SoldOut, InvalidRequest) as problem:
+        return _told(shop, "/basket", problem.message, "error")
+    response = views.go_to(f"/orders/{order.id}/pay")
+    basket.write(shop, response, {})
+    return response
+
+
+async def list_orders(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """The buyer's orders."""
+    if user is None:
+        return _to_sign_in("/orders")
+    orders = await core.db.read(shop.store.list_orders, user.id)
+    return views.page(request, "orders.html", user=user, orders=orders)
+
+
+async def show_order(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """One order: where it stands and what to do next."""
+    if user is None:
+        return _to_sign_in(f"/orders/{order_id}")
+    order, attempts = await core.db.read(api.own_order, shop.store, order_id, user)
+    return views.page(
+        request,
+        "order.html",
+        user=user,
+        order=order,
+        attempts=[attempt for attempt in attempts if attempt.status is not PaymentStatus.CREATED],
+        titles={name: gateway.title for name, gateway in shop.gateways.items()},
+        under_way=_first(attempts, _UNDER_WAY),
+        held=_first(attempts, {PaymentStatus.HELD}),
+        declined=_declined(attempts),
+        images=await _images(core, shop),
+        is_own=order.user_id == user.id,
+    )
+
+
+def _declined(attempts: list[Payment]) -> str | None:
+    """Why the last attempt did not go through, in plain words; None if it was not declined."""
+    last = attempts[-1] if attempts else None
+    return buyer_sentence(last.decline_code) if last is not None and last.decline_code is not None else None
+
+
+async def cancel_order(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """Cancel an unpaid order by the form."""
+    if user is None:
+        return _to_sign_in(f"/orders/{order_id}")
+    here = f"/orders/{order_id}"
+    try:
+        await checkout.cancel_order(core, order_id, user.actor)
+    except (AlreadyPaid, PaymentInProgress, GatewayUnavailable) as problem:
+        return _told(shop, here, problem.message, "error")
+    return _told(shop, here, "The order was canceled. You have not been charged.", "success")
+
+
+# ── Paying ──────────
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One way to pay: its element with all attributes, or the reason why it can't be used for this order."""
+
+    name: str
+    title: str
+    element: str
+    module: str
+    attributes: Mapping[str, str]
+    unavailable: str | None
+
+
+async def pay(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """The pay page with every gateway's component side by side."""
+    here = f"/orders/{order_id}"
+    if user is None:
+        return _to_sign_in(f"{here}/pay")
+    if request.query_params:
+        # A gateway sent the buyer back and added its own values; the address is cleaned before anything loads.
+        back = "You came back without paying. Your order is unchanged; choose how to pay below."
+        return _told(shop, f"{here}/pay", back, "info")
+    order, attempts = await core.db.read(api.own_order, shop.store, order_id, user)
+    settled = order.status not in (OrderStatus.OPEN, OrderStatus.PENDING)
+    if settled or order.user_id != user.id or _first(attempts, _UNDER_WAY | {PaymentStatus.HELD}):
+        return views.go_to(here)
+    offers = [_offer(shop, shop.gateways[name], part, order) for name, part in shop.components.items()]
+    usable = [shop.components[offer.name] for offer in offers if offer.unavailable is None]
+    edge.add_sources(request.scope, [part.csp for part in usable])
+    return views.page(request, "pay.html", user=user, order=order, offers=offers, images=await _images(core, shop))
+
+
+async def pay_return(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """Where a gateway's redirect brings the buyer back. Only our payment id is read, and the gateway is asked anew.
+
+    The answer is always a redirect, so that what the gateway added never stays in the address bar.
+    """
+    here = f"/orders/{order_id}"
+    payment_id = api.payment_id_in_path(request.query_params.get("payment", ""))
+    if user is None:
+        # Signed out at the gateway's: what was approved there is completed once we know again who this is.
+        return _to_sign_in(f"{here}/return?payment={payment_id}")
+    _, attempts = await core.db.read(api.own_order, shop.store, order_id, user)
+    if payment_id not in {attempt.id for attempt in attempts}:
+        raise NotFound("We could not find this payment.")
+    try:
+        result = await checkout.complete(core, payment_id, user.actor)
+    except (PaymentInProgress, SoldOut) as problem:
+        return _told(shop, here, problem.message, "info")
+    status = result.payment.status
+    if result.order_status is OrderStatus.PAID or result.unknown or status in _UNDER_WAY | {PaymentStatus.HELD}:
+        return views.go_to(here)
+    return _told(shop, f"{here}/pay", result.message, "error" if result.recoverable else "info")
+
+
+def _offer(shop: Shop, gateway: Gateway, part: Component, order: OrderView) -> Offer:
+    try:
+        gateway.check_amount(order.total)
+        attributes = gateway.attributes(order.total)
+    except MoneyError:
+        reason = f"{gateway.title} can't take {views.money(order.total)} exactly. Please pay another way."
+        return Offer(gateway.name, gateway.title, part.element, part.module, {}, reason)
+    return_url = shop.url(f"/orders/{order.id}/return?payment={{payment}}")
+    values = {**part.attributes, **attributes, "order": order.id, "return-url": return_url}
+    return Offer(gateway.name, gateway.title, part.element, part.module, values, None)
+
+
+# ── Staff ──────────
+
+
+async def staff_page(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """Stock, payments that need a decision, and the latest orders."""
+    if user is None:
+        return _to_sign_in("/staff")
+    if not user.is_staff:
+        raise Forbidden("This page is for the shop's staff.")
+    return views.page(
+        request,
+        "staff.html",
+        user=user,
+        products=await core.db.read(shop.store.list_products),
+        held=await core.db.read(staff.held_payments),
+        orders=await core.db.read(shop.store.latest_orders),
+    )
+
+
+async def staff_adjust(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """Change the stock by the form."""
+    if user is None or not user.is_staff:
+        raise NotSignedIn if user is None else Forbidden("This page is for the shop's staff.")
+    form = await _form(request)
+    sku, text = form.get("sku", ""), form.get("adjust", "").strip()
+    digits = text.lstrip("+-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 6 and len(text) - len(digits) <= 1):
+        return _told(shop, "/staff", "Write the change as a whole number, such as 5 or -2.", "error")
+    try:
+        product = await core.db.transaction(
+            shop.store.adjust_stock, sku=api.sku_in_path(sku), adjust=int(text), actor=user.id, now=core.clock.now()
+        )
+    except (InvalidRequest, NotFound) as problem:
+        return _told(shop, "/staff", problem.message, "error")
+    return _told(shop, "/staff", f"{product.name}: now {product.on_hand} on hand.", "success")
+
+
+# ── Small things ──────────
+
+
+async def api_page(request: Request, user: MaybeUser) -> Response:
+    """The API's description for people, made from the OpenAPI document. It needs no script and no foreign server."""
+    groups = reference.describe(request.app.openapi())
+    return views.page(request, "docs.html", user=user, groups=groups, problems=reference.problem_codes())
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a plain HTML form; the first value of each."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        raise InvalidRequest("Send this form as application/x-www-form-urlencoded.")
+    try:
+        fields = parse_qs((await request.body()).decode(), keep_blank_values=True, max_num_fields=50)
+    except ValueError:
+        raise InvalidRequest("This form could not be read.") from None
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _next(target: str | None) -> str:
+    """Where to go after signing in: a path of this shop, or the front page."""
+    return target if target and len(target) <= 500 and views.is_local(target) else "/"
+
+
+def _to_sign_in(target: str) -> RedirectResponse:
+    return views.go_to("/sign-in?next=" + quote(target, safe=""))
+
+
+def _told(shop: Shop, path: str, message: str, tone: str) -> RedirectResponse:
+    response = views.go_to(path)
+    views.flash(shop, response, message, tone)
+    return response
+
+
+def _first(attempts: list[Payment], statuses: frozenset[PaymentStatus] | set[PaymentStatus]) -> Payment | None:
+    return next((attempt for attempt in attempts if attempt.status in statuses), None)
+
+
+async def _images(core: CoreDep, shop: Shop) -> dict[str, str]:
+    products = await core.db.read(shop.store.list_products)
+    return {product.sku: product.image for product in products}

@@ -1,0 +1,75 @@
+"""The whole URL table on one screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from paidonce.web import api, health, models, pages
+
+_problems = models.problem_responses
+
+
+def api_router() -> APIRouter:
+    """The JSON API, described at /docs. A host application can include it in its own."""
+    r = APIRouter()
+    who, cat, ord_, pay = (_tagged(tag) for tag in ("Accounts", "Catalogue", "Orders", "Payments"))
+    user, order, orders, result = models.UserOut, models.OrderOut, list[models.OrderOut], models.ResultOut
+
+    r.post("/api/session", **who(user, 201, _problems(401, 422, 429)))(api.sign_in)
+    r.delete("/api/session", **who(None, 204))(api.sign_out)
+    r.post("/api/users", **who(user, 201, _problems(422, 429)))(api.sign_up)
+    r.get("/api/products", **cat(list[models.ProductOut]))(api.list_products)
+    r.patch("/api/products/{sku}", **cat(models.ProductOut, 200, _problems(401, 403, 404, 422)))(api.adjust_product)
+    r.post("/api/orders", **ord_(order, 201, _problems(401, 409, 422)))(api.create_order)
+    r.get("/api/orders", **ord_(orders, 200, _problems(401)))(api.list_orders)
+    r.get("/api/orders/{order_id}", **ord_(order, 200, _problems(401, 404)))(api.get_order)
+    r.post("/api/orders/{order_id}/cancel", **ord_(models.OrderStatusOut, 200, _problems(401, 404, 409)))(
+        api.cancel_order
+    )
+    start = _problems(401, 404, 409, 422, 429, 503) | _also(200, models.StartedOut, "It is open already.")
+    r.post("/api/orders/{order_id}/payments", **pay(models.StartedOut, 201, start))(api.start_payment)
+    complete = _problems(401, 404, 409, 503) | _also(202, result, "The outcome is not known yet; ask again.")
+    r.post("/api/payments/{payment_id}/complete", **pay(result, 200, complete))(api.complete_payment)
+    r.post("/api/payments/{payment_id}/cancel", **pay(result, 200, _problems(401, 404, 409, 503)))(api.cancel_payment)
+    r.get("/api/payments/{payment_id}", **pay(models.PaymentOut, 200, _problems(401, 404)))(api.get_payment)
+
+    r.get("/healthz", **_tagged("Operation")(dict[str, str]))(health.healthz)
+    r.get("/readyz", **_tagged("Operation")(dict[str, str], 200, _problems(503)))(health.readyz)
+    return r
+
+
+def page_router() -> APIRouter:
+    """The pages, which a host with a storefront of its own leaves out."""
+    r = APIRouter(include_in_schema=False)
+    r.get("/")(pages.catalogue)
+    r.get("/basket")(pages.show_basket)
+    r.post("/basket/add")(pages.add_to_basket)
+    r.post("/basket/set")(pages.set_in_basket)
+    r.get("/sign-in")(pages.sign_in_page)
+    r.post("/sign-in")(pages.sign_in)
+    r.get("/sign-up")(pages.sign_up_page)
+    r.post("/sign-up")(pages.sign_up)
+    r.post("/sign-out")(pages.sign_out)
+    r.get("/orders")(pages.list_orders)
+    r.post("/orders")(pages.place_order)
+    r.get("/orders/{order_id}")(pages.show_order)
+    r.post("/orders/{order_id}/cancel")(pages.cancel_order)
+    r.get("/orders/{order_id}/pay")(pages.pay)
+    r.get("/orders/{order_id}/return")(pages.pay_return)
+    r.get("/staff")(pages.staff_page)
+    r.post("/staff/stock")(pages.staff_adjust)
+    r.get("/docs")(pages.api_page)
+    return r
+
+
+def _tagged(tag: str) -> Any:
+    def describe(model: Any, status: int = 200, responses: dict[int | str, dict[str, Any]] | None = None) -> Any:
+        return {"response_model": model, "status_code": status, "responses": responses or {}, "tags": [tag]}
+
+    return describe
+
+
+def _also(status: int, model: Any, description: str) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": model, "description": description}}
