@@ -1,0 +1,49 @@
+# Everything a person types, as one-word commands. Each sets up what it needs first; repeating that takes no time.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test check format lock screenshots dist clean
+
+BIN := .venv/bin
+# The tools of .venv, and the browser that setup found, before those of the machine.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Extra arguments for `make demo`, `make test`, `make lock`: make demo ARGS=--once
+ARGS ?=
+# How many tests run at once; each worker has a PostgreSQL of its own.
+JOBS ?= 2
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## prepare .venv to run the shop
+	@scripts/setup.sh demo
+
+setup-dev: ## prepare .venv and the browser for the tests
+	@scripts/setup.sh dev
+
+demo: setup ## start the shop with offline gateways (PORT=8000, ARGS=--once for a run without a browser)
+	@$(BIN)/python -m paidonce demo $(ARGS)
+
+test: check ## check, then every test (ARGS="-k stripe" to choose)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 15 $(ARGS)
+
+check: setup-dev ## ruff, mypy strict and the tidy tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_tidy.py
+
+format: setup-dev ## write the code in the house format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lock: ## write requirements/*.txt anew (ARGS=--upgrade for newer versions)
+	@scripts/lock.sh $(ARGS)
+
+screenshots: setup-dev ## take the pictures in docs/images with the browser tests
+	PAIDONCE_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser -k screenshot
+
+dist: setup-dev ## build the wheel and the source archive into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean: ## remove what was built; the demo's data in var/ stays
+	rm -rf .venv .make dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis test-results
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,155 @@
+"""The command line. Whatever the user can mend is one clear sentence and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from paidonce import db
+from paidonce._version import __version__
+from paidonce.config import load_settings, read_environment
+from paidonce.errors import ConfigError, PaidonceError
+from paidonce.logs import configure_logging
+
+app = typer.Typer(
+    name="paidonce",
+    help="Payments for shops: every order is paid exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out, err = Console(), Console(stderr=True)
+
+
+def run() -> None:
+    """The entry point: runs a command and turns errors into words."""
+    try:
+        app()
+    except ConfigError as error:
+        for problem in error.problems:
+            err.print(f"[bold red]paidonce:[/] {escape(problem)}", soft_wrap=True)
+        raise SystemExit(2) from None
+    except PaidonceError as error:
+        err.print(f"[bold red]paidonce:[/] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def serve() -> None:
+    """Serve the shop; its settings come from the environment and .env (see docs/configuration.md)."""
+    _require_web()
+    from paidonce import serving
+    from paidonce.app import create_app
+
+    environment = read_environment()
+    settings = load_settings(environment)
+    configure_logging(log_format=settings.log_format, level=settings.log_level)
+    shop = create_app(settings, environment=environment)
+    # Reading the schema's version is no news, though Alembic tells at length.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    asyncio.run(_refuse_old_schema(settings.database_url))
+    with serving.bind(settings.host, settings.port, fix="Choose another with PORT=…, or end what uses it.") as listener:
+        out.print(f"The shop is open: {settings.origin}   (Ctrl-C closes it)")
+        with suppress(KeyboardInterrupt):
+            serving.server(shop).run(sockets=[listener])
+        out.print("The shop is closed.")
+
+
+async def _refuse_old_schema(url: str) -> None:
+    if await db.pending(url):
+        raise ConfigError(["The database's schema is not this version's. Run: paidonce migrate"])
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Pay without a browser, show the books.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(envvar="PAIDONCE_DATA", help="The data folder (default: var; fresh with --once).")
+    ] = None,
+    port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65534, help="The shop's port.")] = 8000,
+) -> None:
+    """Open a shop with offline gateways beside it; no keys needed. Test keys in the environment are used instead."""
+    _require_web()
+    from paidonce.demo.folder import DataFolder
+    from paidonce.demo.run import pay_once
+    from paidonce.demo.run import serve as serve_demo
+
+    environment = read_environment()
+    if once:
+        if not pay_once(environment, None if data is None else DataFolder(data), out):
+            raise typer.Exit(1)
+        return
+    serve_demo(environment, DataFolder(data or Path("var")), port, out)
+
+
+@app.command()
+def sandbox(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8001,
+    state_file: Annotated[Path | None, typer.Option(help="Where to keep the state between restarts.")] = None,
+    public_url: Annotated[str, typer.Option(help="The address at which browsers reach it.")] = "",
+    fd: Annotated[int, typer.Option(hidden=True)] = -1,
+    end_with_stdin: Annotated[bool, typer.Option("--end-with-stdin", hidden=True)] = False,
+) -> None:
+    """Serve the gateways' offline twins: no money moves here."""
+    _require_web()
+    from paidonce import serving
+    from paidonce.demo.servers import end_with_stdin as watch_parent
+    from paidonce.sandbox.app import create_sandbox_app, sandbox_environment
+
+    configure_logging(level="warning")
+    fix = "Choose another with --port."
+    listener = serving.bind(serving.LOOPBACK, port, fix=fix) if fd < 0 else socket.socket(fileno=fd)
+    with listener:
+        url = public_url.rstrip("/") or f"http://{serving.LOOPBACK}:{listener.getsockname()[1]}"
+        running = serving.server(create_sandbox_app(url, state_file=state_file))
+        if end_with_stdin:
+            watch_parent(running)
+        else:
+            out.print(f"Offline gateways: {url}   (Ctrl-C ends them). A shop uses them with these settings:\n")
+            for name, value in sandbox_environment(url).items():
+                out.print(f"{name}={value}", soft_wrap=True, highlight=False, markup=False)
+        with suppress(KeyboardInterrupt):
+            running.run(sockets=[listener])
+    if not end_with_stdin:
+        out.print("The offline gateways have ended.")
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the schema of PAIDONCE_DATABASE_URL up to date. Safe to repeat, and from several places at once."""
+    settings = load_settings()
+    asyncio.run(db.migrate(settings.database_url))
+    out.print("The database's schema is up to date.")
+
+
+def _require_web() -> None:
+    missing = [name for name in ("fastapi", "uvicorn", "jinja2", "pwdlib") if find_spec(name) is None]
+    if missing:
+        raise ConfigError([f"This command needs {', '.join(missing)}. Install them with: pip install 'paidonce[all]'"])
