@@ -42,6 +42,7 @@ T = TypeVar("T")
 
 # A handover or an abandoned attempt is followed by another look; more than a few mean that something else is wrong.
 _LOOKS = 4
+_ALARM_AGAIN_SECONDS = 3600
 
 _CHECKING = "We are checking with your bank. You will not be charged twice; this page keeps you posted."
 _GIVEN_BACK = "Your payment arrived after the goods were gone, or twice. It does not count, and you will get it back."
@@ -282,6 +283,7 @@ async def _insert_payment(
         gateway_ref=None,
         capture_ref=None,
         captured_minor=0,
+        owed_to_buyer=False,
         capture_right="held" if gateway.captures_in_browser else None,
         decline_code=None,
         decline_recoverable=False,
@@ -442,8 +444,7 @@ async def _abandon_create(
 async def _abandon(tx: Transaction, core: Core, payment_id: str, reason: str) -> None:
     """End a payment that only our capture can turn into money, unless a capture was recorded meanwhile."""
     _, payment, _ = await _lock(tx, core, payment_id)
-    assert not payment.captures_in_browser, "a browser may still confirm it"
-    if payment.status is PaymentStatus.AWAITING_BUYER:
+    if payment.status is PaymentStatus.AWAITING_BUYER and not payment.captures_in_browser:
         await _give_up(tx, core, payment, reason)
 
 
@@ -472,8 +473,14 @@ async def _close(
 
 
 async def _alarm(tx: Transaction, core: Core, payment: Payment, error: GatewayError) -> None:
-    """Tell the operator in the history and by an event; `detail` carries the gateway's request id, never a secret."""
+    """Tell the operator in the history and by an event; `detail` carries the gateway's request id, never a secret.
+
+    Whoever polls repeats the problem; the operator hears of it once an hour.
+    """
     now = core.clock.now()
+    last = await journal.last_noted(tx, "alarm.gateway", order_id=payment.order_id, payment_id=payment.id)
+    if last is not None and now - last < _ALARM_AGAIN_SECONDS * SECOND:
+        return
     detail = {"gateway": payment.gateway, "problem": str(error), "payment_id": payment.id}
     await journal.note(tx, "alarm.gateway", order_id=payment.order_id, payment_id=payment.id, detail=detail, now=now)
     await outbox.emit(tx, "alarm.gateway", order_id=payment.order_id, data=detail, ids=core.ids, now=now)
@@ -531,7 +538,7 @@ async def pursue(core: Core, standing: _Standing, *, trigger: str) -> Result:
     gateway = core.gateways.get(payment.gateway)
     if gateway is None:
         return _result(payment, standing.order, unknown=True)
-    if standing.capture is not None:
+    if standing.capture is not None and payment.is_open:
         # Whoever sent this capture vanished before its answer was kept; the same key finds out what became of it.
         return await _capture(core, gateway, payment, trigger=trigger)
     for _ in range(_LOOKS):
@@ -870,7 +877,7 @@ def _message(payment: Payment, order: PayableOrder) -> str:
         return buyer_sentence(payment.decline_code)
     if payment.status in (PaymentStatus.CANCELED, PaymentStatus.FAILED) and order.status is OrderStatus.PAID:
         return AlreadyPaid.default_message
-    if payment.status is PaymentStatus.CAPTURED and payment.capture_right is None:
+    if payment.owed_to_buyer:
         return _GIVEN_BACK
     return _SAYINGS[payment.status]
 

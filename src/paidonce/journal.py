@@ -75,6 +75,16 @@ async def book_capture(tx: Transaction, captured: Captured, *, ids: Ids, now: Mi
     return True
 
 
+async def last_noted(tx: Transaction, event: str, *, order_id: str, payment_id: str) -> Microseconds | None:
+    """When `event` was last written into the history of a payment, or None."""
+    row = await tx.fetch_one(
+        "SELECT max(created_at) AS at FROM history"
+        " WHERE order_id = :order_id AND payment_id = :payment_id AND event = :event",
+        {"order_id": order_id, "payment_id": payment_id, "event": event},
+    )
+    return None if row is None else row["at"]
+
+
 async def note(
     tx: Transaction,
     event: str,

@@ -29,6 +29,7 @@ class Payment:
     gateway_ref: str | None
     capture_ref: str | None
     captured_minor: int
+    owed_to_buyer: bool
     capture_right: str | None
     decline_code: DeclineCode | None
     decline_recoverable: bool
@@ -73,6 +74,7 @@ def _payment(row: Row) -> Payment:
         gateway_ref=row["gateway_ref"],
         capture_ref=row["capture_ref"],
         captured_minor=row["captured_minor"],
+        owed_to_buyer=bool(row["owed_to_buyer"]),
         capture_right=row["capture_right"],
         decline_code=None if code is None else DeclineCode(code),
         decline_recoverable=bool(row["decline_recoverable"]),
@@ -142,9 +144,10 @@ async def find_operation(tx: Transaction, operation_id: str) -> Operation | None
 
 _INSERT_PAYMENT = """
 INSERT INTO payments (id, order_id, gateway, status, refund_status, amount_minor, currency, account, live,
-    captures_in_browser, captured_minor, capture_right, decline_recoverable, asked_at, created_at, updated_at)
+    captures_in_browser, captured_minor, owed_to_buyer, capture_right, decline_recoverable, asked_at, created_at,
+    updated_at)
 VALUES (:id, :order_id, :gateway, 'created', 'none', :amount_minor, :currency, :account, :live,
-    :captures_in_browser, 0, :capture_right, 0, 0, :now, :now)
+    :captures_in_browser, 0, 0, :capture_right, 0, 0, :now, :now)
 """
 _INSERT_OPERATION = """
 INSERT INTO operations (id, payment_id, kind, round, idempotency_key, request, state, claimed_until, created_at)
@@ -152,7 +155,8 @@ VALUES (:id, :payment_id, :kind, :round, :idempotency_key, :request, 'recorded',
 """
 _SAVE = """
 UPDATE payments SET status = :status, gateway_ref = :gateway_ref, capture_ref = :capture_ref,
-    captured_minor = :captured_minor, capture_right = :capture_right, decline_code = :decline_code,
+    captured_minor = :captured_minor, owed_to_buyer = :owed_to_buyer, capture_right = :capture_right,
+    decline_code = :decline_code,
     decline_recoverable = :decline_recoverable, pending_reason = :pending_reason, held_reason = :held_reason,
     asked_at = :asked_at, updated_at = :now
 WHERE id = :id
@@ -188,6 +192,7 @@ async def save(tx: Transaction, payment: Payment, *, now: Microseconds) -> None:
             "gateway_ref": payment.gateway_ref,
             "capture_ref": payment.capture_ref,
             "captured_minor": payment.captured_minor,
+            "owed_to_buyer": int(payment.owed_to_buyer),
             "capture_right": payment.capture_right,
             "decline_code": None if payment.decline_code is None else str(payment.decline_code),
             "decline_recoverable": int(payment.decline_recoverable),

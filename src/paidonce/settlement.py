@@ -159,20 +159,25 @@ def _contradiction(payment: Payment, order: PayableOrder, snapshot: Snapshot) ->
 
 async def _comes_too_late(case: _Case, asked_at: Microseconds) -> bool:
     """Whether newer news is known, so that this snapshot must change nothing."""
-    if case.payment.status in (PaymentStatus.HELD, PaymentStatus.CAPTURED):
+    status, progress = case.payment.status, case.snapshot.progress
+    if status in (PaymentStatus.HELD, PaymentStatus.CAPTURED):
         # Of a held payment a person decides, whatever the gateway says meanwhile; a captured one stays so.
         return True
-    if case.payment.status in _ENDED:
+    if status in _ENDED:
         # An ended payment stays ended; only money that shows up behind it is news, and a contradiction.
-        return case.snapshot.progress not in _MONEY_HAS_MOVED
-    if case.snapshot.progress in (Progress.CAPTURED, Progress.CANCELED):
+        return progress not in _MONEY_HAS_MOVED
+    if progress in (Progress.CAPTURED, Progress.CANCELED):
         return False
     if case.operation is not None:
         # Somebody may have repeated the call and finished it; then its other answers say nothing new.
         return case.operation.state != "recorded"
-    if case.snapshot.progress in (Progress.FAILED, Progress.PROCESSING):
-        return False
-    return asked_at < case.payment.asked_at or await _capture_was_sent(case)
+    return progress is not Progress.FAILED and await _is_old_news(case, asked_at)
+
+
+async def _is_old_news(case: _Case, asked_at: Microseconds) -> bool:
+    if asked_at < case.payment.asked_at:
+        return True
+    return case.snapshot.progress is not Progress.PROCESSING and await _capture_was_sent(case)
 
 
 async def _keep_what_was_learned(case: _Case) -> None:
@@ -247,7 +252,11 @@ async def _apply_processing(case: _Case, trigger: str) -> None:
         return
     was, known_reason = case.payment.status, case.payment.pending_reason
     await case.save(status=PaymentStatus.PROCESSING, pending_reason=case.snapshot.pending_reason)
-    await _finish(case, "succeeded")
+    if case.operation is not None and _is_capture(case) and case.snapshot.capture_ref is None:
+        # The gateway names no capture, so this is no answer yet: the same key asks again.
+        await payments.claim(case.tx, case.operation.id, 0)
+    else:
+        await _finish(case, "succeeded")
     await _make_order_pending(case)
     if was is not PaymentStatus.PROCESSING or case.snapshot.pending_reason != known_reason:
         await case.note("payment.processing", trigger=trigger, reason=case.snapshot.pending_reason)
@@ -279,6 +288,7 @@ async def _apply_captured(case: _Case, trigger: str) -> None:
         captured_minor=case.snapshot.captured.minor,
         capture_ref=case.snapshot.capture_ref,
         # Money that found no order goes back, so it must not keep the buyer from paying again.
+        owed_to_buyer=account is journal.Account.OWED_TO_BUYER,
         capture_right="held" if case.payment.capture_right and account is journal.Account.SALES else None,
         decline_code=None,
         decline_recoverable=False,
@@ -373,6 +383,9 @@ async def _hold_for_operator(case: _Case, reason: str) -> None:
         await case.note("payment.contradiction", reason=reason, object=case.snapshot.ref)
         return
     news = (case.payment.status, case.payment.held_reason) != (PaymentStatus.HELD, reason)
+    if case.payment.captures_in_browser and case.snapshot.progress is Progress.AWAITING_BUYER:
+        # Its client values may be in a browser already; nothing good can come of a buyer who confirms it.
+        await _intend_void(case, case.payment)
     known_ref = case.payment.gateway_ref or case.snapshot.ref
     await case.save(status=PaymentStatus.HELD, held_reason=reason, gateway_ref=known_ref)
     await _book(case, journal.Account.SUSPENSE)

@@ -1,6 +1,7 @@
 """Random buyers, lost answers and killed tasks over one shop: the first sieve for interleavings.
 
-A seed steers what happens; the timing of threads and connections is real, so it does not repeat it exactly. After the storm every buyer comes back once, and nothing may be left unbooked, paid twice, or without a way out.
+A seed steers what happens; the timing of threads and connections is real, so it does not repeat it exactly. After the
+storm every buyer comes back once, and nothing may be left unbooked, paid twice, or without a way out.
 """
 
 from __future__ import annotations

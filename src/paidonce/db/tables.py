@@ -154,6 +154,7 @@ payments = _table(
     Column("gateway_ref", Text),  # The gateway's object, once known.
     Column("capture_ref", Text),
     Column("captured_minor", Big, nullable=False),
+    Column("owed_to_buyer", Integer, nullable=False),  # 1: the money found no order and has to go back.
     Column("capture_right", Text),  # 'held', or 'voiding' while the right is being handed over.
     Column("decline_code", Text),
     Column("decline_recoverable", Integer, nullable=False),

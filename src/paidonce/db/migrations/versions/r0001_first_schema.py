@@ -130,6 +130,7 @@ def upgrade() -> None:
         sa.Column("gateway_ref", sa.Text(), nullable=True),
         sa.Column("capture_ref", sa.Text(), nullable=True),
         sa.Column("captured_minor", BIG, nullable=False),
+        sa.Column("owed_to_buyer", sa.Integer(), nullable=False),
         sa.Column("capture_right", sa.Text(), nullable=True),
         sa.Column("decline_code", sa.Text(), nullable=True),
         sa.Column("decline_recoverable", sa.Integer(), nullable=False),
