@@ -46,6 +46,9 @@ _ALARM_AGAIN_SECONDS = 3600
 
 _CHECKING = "We are checking with your bank. You will not be charged twice; this page keeps you posted."
 _GIVEN_BACK = "Your payment arrived after the goods were gone, or twice. It does not count, and you will get it back."
+_GOES_BACK = (
+    "An earlier payment for this order goes back to you. Please place a new order instead of paying this one again."
+)
 _SAYINGS = {
     PaymentStatus.CREATED: "The payment was not started yet. You have not been charged; please try again.",
     PaymentStatus.AWAITING_BUYER: "The payment is not confirmed yet. You have not been charged.",
@@ -258,6 +261,13 @@ def _refuse_while_money_may_move(attempts: list[Payment]) -> None:
     unsure = (PaymentStatus.PROCESSING, PaymentStatus.AUTHORIZED, PaymentStatus.HELD)
     if any(one.status in unsure for one in attempts):
         raise PaymentInProgress
+    if any(_is_owed(one) for one in attempts):
+        raise PaymentInProgress(_GOES_BACK)
+
+
+def _is_owed(payment: Payment) -> bool:
+    """Whether money of this payment still has to go back; until then nothing more is taken for its order."""
+    return payment.owed_to_buyer and payment.refund_status is not RefundStatus.FULL
 
 
 async def _insert_payment(
@@ -608,7 +618,8 @@ async def _take_capture_right(
     if taken_on or any(one.status is PaymentStatus.HELD for one in attempts):
         # Money may be on its way by this capture already, or by a payment that a person has to look at.
         return _Standing(payment, order, unknown=True)
-    if order.status not in (OrderStatus.OPEN, OrderStatus.PENDING) or order.total != payment.amount:
+    payable = order.status in (OrderStatus.OPEN, OrderStatus.PENDING) and order.total == payment.amount
+    if not payable or any(_is_owed(one) for one in attempts):
         return _Standing(await _close(tx, core, payment, PaymentStatus.CANCELED), order)
     holder = next((one for one in attempts if one.capture_right is not None and one.id != payment.id), None)
     if holder is not None:

@@ -287,7 +287,6 @@ async def _apply_captured(case: _Case, trigger: str) -> None:
         status=PaymentStatus.CAPTURED,
         captured_minor=case.snapshot.captured.minor,
         capture_ref=case.snapshot.capture_ref,
-        # Money that found no order goes back, so it must not keep the buyer from paying again.
         owed_to_buyer=account is journal.Account.OWED_TO_BUYER,
         capture_right="held" if case.payment.capture_right and account is journal.Account.SALES else None,
         decline_code=None,
@@ -301,9 +300,9 @@ async def _apply_captured(case: _Case, trigger: str) -> None:
     await case.note("payment.captured", trigger=trigger, capture=case.snapshot.capture_ref, booked_to=str(account))
     if account is journal.Account.SALES:
         await case.emit("order.paid", amount=case.payment.amount.minor, currency=case.payment.amount.currency)
-        await _close_other_attempts(case)
     else:
         await _intend_refund(case)
+    await _close_other_attempts(case)
 
 
 async def _apply_failed(case: _Case, trigger: str) -> None:
@@ -426,7 +425,7 @@ async def _finish(case: _Case, state: str) -> None:
 
 
 async def _close_other_attempts(case: _Case) -> None:
-    """Once an order is paid, no other attempt may take money for it."""
+    """Once money has been captured for an order, no other attempt may take more, also if it has to go back."""
     for other in await payments.of_order(case.tx, case.order.id, lock=True):
         if other.id == case.payment.id or not other.is_open:
             continue

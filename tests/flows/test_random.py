@@ -127,7 +127,9 @@ async def _assert_settled(shop: Shop, order: OrderView) -> None:
     moved = captures_at_gateways(shop, order.id)
     booked = await shop.rows("SELECT * FROM journal_entries WHERE order_id = :id", id=order.id)
     held = await shop.rows("SELECT * FROM payments WHERE order_id = :id AND status = 'held'", id=order.id)
-    assert moved <= 1
+    attempts = await shop.rows("SELECT * FROM payments WHERE order_id = :id ORDER BY created_at", id=order.id)
+    told = await shop.rows("SELECT * FROM history WHERE order_id = :id ORDER BY seq", id=order.id)
+    assert moved <= 1, "\n".join(str(row) for row in (*attempts, *told))
     assert len(booked) == moved, "what moved at a gateway is booked, and nothing else"
     assert held == [], "honest gateways leave nothing for an operator"
     if await shop.order_status(order.id) == "paid":
