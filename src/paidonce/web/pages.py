@@ -304,7 +304,8 @@ def _offer(shop: Shop, gateway: Gateway, part: Component, order: OrderView) -> O
         reason = f"{gateway.title} can't take {views.money(order.total)} exactly. Please pay another way."
         return Offer(gateway.name, gateway.title, part.element, part.module, {}, reason)
     return_url = shop.url(f"/orders/{order.id}/return?payment={{payment}}")
-    values = {**part.attributes, **attributes, "order": order.id, "return-url": return_url}
+    label = f"Pay {views.money(order.total)}"
+    values = {**part.attributes, **attributes, "order": order.id, "return-url": return_url, "label": label}
     return Offer(gateway.name, gateway.title, part.element, part.module, values, None)
 
 
