@@ -16,12 +16,17 @@ PACKAGE = ROOT / "src" / "paidonce"
 
 # Actions, settlement and what they stand on: plain coroutines over ports, which any driver can run.
 CORE = frozenset(
-    {"checkout.py", "core.py", "declines.py", "errors.py", "journal.py", "money.py", "outbox.py", "payments.py"}
-    | {"ports.py", "settlement.py", "states.py", "store.py"}
+    {"aftersales.py", "captures.py", "capturing.py", "case.py", "checkout.py", "core.py", "declines.py", "errors.py"}
+    | {"explain.py", "inbox.py", "journal.py", "leases.py", "money.py", "outbox.py", "payments.py", "ports.py"}
+    | {"recovery.py", "refunds.py", "results.py", "schedule.py", "settlement.py", "states.py", "store.py"}
 )
 GATEWAY_NAMES = re.compile(r"stripe|paypal", re.IGNORECASE)
 # A settled payment is judged by these values alone; the gateway's client is out of reach by construction.
-SETTLEMENT_MAY_IMPORT = frozenset({"Snapshot", "Progress", "Decline", "DeclineCode", "Account"})
+SETTLEMENT_MAY_IMPORT = frozenset(
+    {"Snapshot", "Progress", "Decline", "DeclineCode", "Account", "CaptureMethod"}
+    | {"RefundSnapshot", "RefundProgress", "DisputeSnapshot", "DisputeProgress"}
+)
+SETTLING = frozenset({"settlement.py", "aftersales.py", "case.py"})
 GATEWAY_MAY_IMPORT = frozenset({"_version", "declines", "errors", "money", "ports"})
 SQL_OF_TRANSACTIONS = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|START TRANSACTION)\b")
 COMMENTS = re.compile(r"/\*.*?\*/|<!--.*?-->|\{#.*?#\}|(?m:^\s*//.*$)", re.DOTALL)
@@ -160,7 +165,7 @@ def _other_gateway(source: Source, parts: list[str]) -> str:
 
 def settlement_imports_values_only(source: Source) -> Iterator[tuple[int, str]]:
     """`settle()` takes a value: whatever could ask a gateway again has no place there."""
-    if str(source.path) != "settlement.py":
+    if str(source.path) not in SETTLING:
         return
     for line, imported in _imports(source):
         if imported.startswith("paidonce.gateways") and imported.rsplit(".", 1)[1] not in SETTLEMENT_MAY_IMPORT:

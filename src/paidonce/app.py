@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
+from paidonce import deliveries
 from paidonce._version import __version__
 from paidonce.config import Settings, load_settings, read_environment
 from paidonce.core import Core
 from paidonce.db import connect, pending
+from paidonce.deliveries import Subscriber
 from paidonce.errors import ConfigError
 from paidonce.gateways.base import Gateway
 from paidonce.gateways.registry import configure_all
 from paidonce.gateways.transport import AiohttpTransport
 from paidonce.ports import Clock, Database, Ids, RandomIds, SystemClock
+from paidonce.store import SqlStore
 from paidonce.web import problems, routes, views
 from paidonce.web.edge import Edge
 from paidonce.web.shop import Shop
+from paidonce.worker import Worker
 
 
 def create_app(
@@ -32,8 +37,11 @@ def create_app(
     clock: Clock | None = None,
     ids: Ids | None = None,
     environment: Mapping[str, str] | None = None,
+    subscribers: Mapping[str, Subscriber] | None = None,
 ) -> FastAPI:
-    """The shop as an ASGI application.
+    """The shop as an ASGI application, with a worker inside unless PAIDONCE_WORKER is off.
+
+    `subscribers` are called with every event by this process's worker, each under its name, at least once.
 
     What is left out is made from `environment` (default: the process's, with `.env`). What is passed in stays the
     caller's to close. Raises `ConfigError`, here or at start-up, naming each setting that can't work.
@@ -55,8 +63,9 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         db = database or await _connect(settings)
         try:
-            shop.core = Core(db, offered, shop.store, clock, ids or RandomIds(), settings.policy())
-            yield
+            core = shop.core = Core(db, offered, shop.store, clock, ids or RandomIds(), settings.policy())
+            async with _worker(Worker(core, settings.endpoints(subscribers), transport), settings.worker):
+                yield
         finally:
             shop.core = None
             if database is None:
@@ -73,6 +82,43 @@ def create_app(
     problems.install(app)
     app.add_middleware(Edge, settings=settings)
     return app
+
+
+@asynccontextmanager
+async def _worker(worker: Worker, wanted: bool) -> AsyncIterator[None]:
+    """Run the worker beside the requests. What it is in the middle of when it ends is taken up again later."""
+    # Before anything can happen, or the first events would count as old history for a new endpoint.
+    await deliveries.register(worker.core, worker.endpoints)
+    if not wanted:
+        yield
+        return
+    running = asyncio.create_task(worker.run(), name="paidonce-worker")
+    try:
+        yield
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: Settings, environment: Mapping[str, str], *, subscribers: Mapping[str, Subscriber] | None = None
+) -> AsyncIterator[Worker]:
+    """A worker without the shop's pages, on the same database and gateways. Raises `ConfigError`, `DatabaseError`."""
+    clock = SystemClock()
+    transport = AiohttpTransport(clock)
+    gateways = configure_all(environment, transport, clock)
+    db = await _connect(settings)
+    try:
+        core = Core(db, gateways, SqlStore(), clock, RandomIds(), settings.policy())
+        endpoints = settings.endpoints(subscribers)
+        await deliveries.register(core, endpoints)
+        yield Worker(core, endpoints, transport)
+    finally:
+        await db.close()
+        await _close_gateways(gateways)
+        await transport.close()
 
 
 def _application(lifespan: object) -> FastAPI:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from paidonce import db
+from paidonce import cli_events, db
 from paidonce._version import __version__
-from paidonce.config import load_settings, read_environment
+from paidonce.config import Settings, load_settings, read_environment
 from paidonce.errors import ConfigError, PaidonceError
 from paidonce.logs import configure_logging
+
+if TYPE_CHECKING:
+    from paidonce.explain import Explanation
 
 app = typer.Typer(
     name="paidonce",
@@ -111,9 +116,11 @@ def demo(
 
 @app.command()
 def sandbox(
+    *,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8001,
     state_file: Annotated[Path | None, typer.Option(help="Where to keep the state between restarts.")] = None,
     public_url: Annotated[str, typer.Option(help="The address at which browsers reach it.")] = "",
+    shop_url: Annotated[str, typer.Option(help="The shop on this machine that shall get the webhooks.")] = "",
     fd: Annotated[int, typer.Option(hidden=True)] = -1,
     end_with_stdin: Annotated[bool, typer.Option("--end-with-stdin", hidden=True)] = False,
 ) -> None:
@@ -128,17 +135,98 @@ def sandbox(
     listener = serving.bind(serving.LOOPBACK, port, fix=fix) if fd < 0 else socket.socket(fileno=fd)
     with listener:
         url = public_url.rstrip("/") or f"http://{serving.LOOPBACK}:{listener.getsockname()[1]}"
-        running = serving.server(create_sandbox_app(url, state_file=state_file))
+        running = serving.server(create_sandbox_app(url, state_file=state_file, shop_url=shop_url or None))
         if end_with_stdin:
             watch_parent(running)
         else:
-            out.print(f"Offline gateways: {url}   (Ctrl-C ends them). A shop uses them with these settings:\n")
+            out.print(f"Offline gateways: {url}   (Ctrl-C ends them)")
+            out.print(f"Faults, refunds, disputes, webhooks: {url}/_control", soft_wrap=True)
+            out.print("A shop uses them with these settings:\n")
             for name, value in sandbox_environment(url).items():
                 out.print(f"{name}={value}", soft_wrap=True, highlight=False, markup=False)
         with suppress(KeyboardInterrupt):
             running.run(sockets=[listener])
     if not end_with_stdin:
         out.print("The offline gateways have ended.")
+
+
+@app.command()
+def worker() -> None:
+    """Do what time demands, until ended: recovery, expiry, and telling your systems of events. Any number may run."""
+    environment = read_environment()
+    settings = load_settings(environment)
+    configure_logging(log_format=settings.log_format, level=settings.log_level)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    out.print("The worker runs.   (Ctrl-C ends it, at any moment)")
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_work(settings, environment))
+    out.print("The worker has ended.")
+
+
+@app.command()
+def recover(
+    once: Annotated[bool, typer.Option("--once", help="Do what is due now, and end: for cron.")] = False,
+) -> None:
+    """Do what is due now: settle payments that nobody came back for, send refunds, end what ran out."""
+    if not once:
+        raise ConfigError(["paidonce recover needs --once. To go on for ever, run: paidonce worker"])
+    environment = read_environment()
+    settings = load_settings(environment)
+    configure_logging(log_format=settings.log_format, level=settings.log_level)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    done = asyncio.run(_recover(settings, environment))
+    out.print(f"Done: {done} pieces of work." if done else "Nothing was due.")
+
+
+async def _work(settings: Settings, environment: Mapping[str, str]) -> None:
+    from paidonce.app import open_worker
+
+    async with open_worker(settings, environment) as opened:
+        await opened.run()
+
+
+async def _recover(settings: Settings, environment: Mapping[str, str]) -> int:
+    from paidonce.app import open_worker
+
+    async with open_worker(settings, environment) as opened:
+        return await opened.run_once()
+
+
+@app.command()
+def explain(
+    order: Annotated[str, typer.Argument(help="The order's number (PO-…) or its id (ord_…).")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tell an order's story: what was intended, asked, answered and settled, where the money is, what to do next."""
+    from paidonce import explain as explaining
+
+    settings = load_settings()
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    found = asyncio.run(_explain(settings, order))
+    if found is None:
+        raise ConfigError([f"There is no order {order!r} here. Give its number (PO-…) or its id (ord_…)."])
+    text = json.dumps(explaining.as_json(found), indent=2) if as_json else explaining.as_text(found)
+    out.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+async def _explain(settings: Settings, text: str) -> Explanation | None:
+    from paidonce import explain as explaining
+    from paidonce.core import Core
+    from paidonce.ports import RandomIds, SystemClock
+    from paidonce.store import SqlStore
+
+    database = await db.connect(settings.database_url)
+    try:
+        if await db.pending(database):
+            raise ConfigError(["The database's schema is not this version's. Run: paidonce migrate"])
+        core = Core(database, {}, SqlStore(), SystemClock(), RandomIds(), settings.policy())
+        order_id = await database.read(explaining.find_order, text)
+        return None if order_id is None else await database.read(explaining.explain, core, order_id)
+    finally:
+        await database.close()
+
+
+app.add_typer(cli_events.app, name="events")
 
 
 @app.command()

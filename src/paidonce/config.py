@@ -5,6 +5,8 @@ Gateways read their own settings from the same mapping (`read_environment`); not
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -13,14 +15,22 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from paidonce.core import Policy
+from paidonce.deliveries import Endpoints, Subscriber
 from paidonce.errors import ConfigError
+from paidonce.gateways.base import CaptureMethod
 
 SECRET_KEY_MIN_LENGTH = 32
 _MAKE_A_KEY = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
+EVENT_SECRET_MIN_BYTES = 24
+MOST_EVENT_URLS = 20
+_MAKE_ONE_FOR_EVENTS = (
+    "make one with: python3 -c"
+    " \"import base64, secrets; print('whsec_' + base64.b64encode(secrets.token_bytes(32)).decode())\""
+)
 
 
 class Settings(BaseSettings):
@@ -40,6 +50,16 @@ class Settings(BaseSettings):
     shop_name: str = Field(default="Fern & Kiln", min_length=1, max_length=60)
     hold_minutes: int = Field(default=20, ge=1, le=24 * 60)
     session_hours: int = Field(default=7 * 24, ge=1, le=90 * 24)
+    order_hours: int = Field(default=24, ge=1, le=30 * 24)
+    # Manual: confirming reserves the money, and staff capture it when the goods leave.
+    capture: CaptureMethod = CaptureMethod.AUTOMATIC
+    # Recovery and the delivery of events, inside this process. Off where `paidonce worker` runs beside it.
+    worker: bool = True
+    # The merchant's own systems that hear of events; none are needed.
+    event_urls: str = ""
+    # Signs what they are sent. Two with a space between while one replaces the other.
+    event_secret: SecretStr = Field(default=SecretStr(""), validate_default=True)
+    event_days: int = Field(default=3, ge=1, le=30)
     # Shows the test cards on the pay page and allows plain http on a local network.
     demo: bool = False
     log_format: Literal["console", "json"] = "console"
@@ -73,6 +93,35 @@ class Settings(BaseSettings):
             raise ValueError("is an address without a path, such as https://shop.example")
         return f"{parts.scheme}://{parts.netloc.lower()}"
 
+    @field_validator("event_urls")
+    @classmethod
+    def _tellable(cls, value: str) -> str:
+        urls = _split(value)
+        if len(urls) > MOST_EVENT_URLS:
+            raise ValueError(f"has more than {MOST_EVENT_URLS} addresses")
+        if len(set(urls)) < len(urls):
+            raise ValueError("names an address twice; each is told once anyway")
+        for place, url in enumerate(urls, start=1):
+            problem = _event_url_problem(url)
+            if problem:
+                # The address itself stays out of the message, since its query may hold a secret.
+                raise ValueError(f"address {place} {problem}")
+        return value
+
+    @field_validator("event_secret")
+    @classmethod
+    def _signs_events(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        secrets = value.get_secret_value().split()
+        if not secrets and _split(info.data.get("event_urls", "")):
+            raise ValueError(f"is missing, and events are never sent unsigned; {_MAKE_ONE_FOR_EVENTS}")
+        if len(secrets) > 2:
+            raise ValueError("holds one secret, or two with a space between while one replaces the other")
+        if not all(_is_event_secret(one) for one in secrets):
+            raise ValueError(
+                f"is whsec_ and the base64 of at least {EVENT_SECRET_MIN_BYTES} bytes; {_MAKE_ONE_FOR_EVENTS}"
+            )
+        return value
+
     @model_validator(mode="after")
     def _https_in_public(self) -> Self:
         if self.origin.startswith("https://") or self.demo or is_loopback(urlsplit(self.origin).hostname or ""):
@@ -95,7 +144,18 @@ class Settings(BaseSettings):
 
     def policy(self) -> Policy:
         """The shop's choices as the core wants them."""
-        return Policy(hold_seconds=self.hold_minutes * 60)
+        return Policy(
+            hold_seconds=self.hold_minutes * 60, order_seconds=self.order_hours * 3600, capture_method=self.capture
+        )
+
+    def endpoints(self, subscribers: Mapping[str, Subscriber] | None = None) -> Endpoints:
+        """Whom events are told to: the configured addresses, and `subscribers` of this process by their names."""
+        return Endpoints(
+            urls=_split(self.event_urls),
+            secret=self.event_secret.get_secret_value(),
+            subscribers=dict(subscribers or {}),
+            retry_days=self.event_days,
+        )
 
 
 class _FromMapping(EnvSettingsSource):
@@ -144,6 +204,38 @@ def _explain(entry: Any) -> str:
         fix = _MAKE_A_KEY if field == "secret_key" else "set it in the environment or in .env"
         return f"{name}: is missing; {fix}"
     return f"{name}: {message}"
+
+
+def _split(urls: str) -> tuple[str, ...]:
+    return tuple(url for url in (part.strip() for part in urls.split(",")) if url)
+
+
+def _event_url_problem(url: str) -> str:
+    """Why events can't be sent to `url`, without quoting it; empty if they can."""
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    # Spaces and other such signs would be sent as they are, and say something else than what was meant.
+    if not usable or not url.isascii() or not url.isprintable() or " " in url:
+        return "can't be read; write it like https://erp.example/paidonce, percent-encoded where needed"
+    if "@" in parts.netloc:
+        return "has a user or password in it, which would end up in logs; the signature says who calls"
+    if "#" in url:
+        return "has a fragment (#…), which is never sent; remove it"
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+        return "needs https (plain http only to this machine itself), since events tell of buyers' payments"
+    return ""
+
+
+def _is_event_secret(text: str) -> bool:
+    prefix, encoded = text[:6], text[6:].rstrip("=")
+    try:
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return prefix == "whsec_" and len(key) >= EVENT_SECRET_MIN_BYTES
 
 
 def is_loopback(host: str) -> bool:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from paidonce.errors import InvalidRequest
-from paidonce.gateways.base import Gateway
-from paidonce.ports import SECOND, Clock, Database, Ids, Microseconds
+from paidonce.errors import CommitUnknown, Forbidden, InvalidRequest
+from paidonce.gateways.base import CaptureMethod, Gateway
+from paidonce.ports import SECOND, Clock, Database, Ids, Microseconds, Transaction
 from paidonce.store import Store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_DAY = 24 * 3600
+# How often a transaction is run again when nobody knows whether its commit was kept.
+_COMMIT_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +25,11 @@ class Actor:
 
     user_id: str
     is_staff: bool = False
+
+    def require_staff(self) -> None:
+        """Raise `errors.Forbidden` for anybody but staff."""
+        if not self.is_staff:
+            raise Forbidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +46,23 @@ class Policy:
     capture_rounds: int = 3
     # Against card testing: one order is no place to try out many payments.
     attempts_per_order: int = 10
+    # Manual: confirming reserves the money, and staff capture it when the goods leave.
+    capture_method: CaptureMethod = CaptureMethod.AUTOMATIC
+    # An order that nobody pays is closed, so that a forgotten basket can't be paid at last month's price.
+    order_seconds: int = _DAY
+    # A hold is prolonged while the buyer is in 3-D Secure, but an abandoned bank page must not keep goods for ever.
+    longest_hold_seconds: int = 2 * 3600
+    # When recovery looks at an unconfirmed payment for the first time: a buyer who is back by then costs no look.
+    first_look_seconds: int = 60
+    # How long one worker owns a payment or event. It exceeds what the calls for one of them may take together.
+    lease_seconds: int = 300
+    # After this, an outcome that is still unknown is an operator's business, and again every day.
+    unknown_alarm_seconds: int = 3600
+    # When captured payments are read again, counted from the last news: refunds and disputes made at the gateway are
+    # found although no webhook told of them. Card disputes come up to 120 days after the payment.
+    audit_days: tuple[int, ...] = (1, 3, 7, 14, 30, 60, 90, 120, 180)
+    # How long an event is kept that names a payment which is not here (yet).
+    parked_seconds: int = 3 * _DAY
 
     def hold_until(self, now: Microseconds) -> Microseconds:
         """When goods held now are free again."""
@@ -53,6 +83,22 @@ class Core:
     clock: Clock
     ids: Ids
     policy: Policy = field(default_factory=Policy)
+
+    async def write(
+        self, fn: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run the transaction `fn(tx, …)`; if its commit has an unknown outcome, run it again.
+
+        `fn` recognises by its operation's own id or key what its first run may have left, and then changes nothing.
+        Raises what `Database.transaction` raises.
+        """
+        for look in range(_COMMIT_LOOKS):
+            try:
+                return await self.db.transaction(fn, *args, **kwargs)
+            except CommitUnknown:
+                if look == _COMMIT_LOOKS - 1:
+                    raise
+        raise AssertionError("the loop above returns or raises")
 
     def gateway(self, name: str) -> Gateway:
         """The gateway called `name`; raises `errors.InvalidRequest` naming those on offer."""

@@ -11,6 +11,9 @@ PaidonceError
 │   ├── GatewayBusy             429 or "in progress": it did not happen now, same key later
 │   ├── GatewayRefused          a clear no; nothing happened
 │   └── GatewayMisconfigured    keys, account or object unknown: an operator has to look
+├── WebhookError                a webhook that is not accepted
+│   ├── WebhookRefused          forged, unreadable or not meant for us: nothing is written
+│   └── WebhookUnverifiable     what the check needs can't be fetched now: the gateway shall send it again
 └── Problem                     what a client of the HTTP face reads, as RFC 9457
     ├── NotSignedIn             401 not_signed_in
     ├── Forbidden               403 forbidden
@@ -20,6 +23,9 @@ PaidonceError
     ├── AlreadyPaid             409 already_paid
     ├── PaymentInProgress       409 payment_in_progress
     ├── OrderClosed             409 order_closed
+    ├── NotAuthorized           409 not_authorized
+    ├── RefundTooLarge          409 refund_too_large
+    ├── PaymentDisputed         409 payment_disputed
     ├── TooManyAttempts         429 too_many_attempts
     └── GatewayUnavailable      503 gateway_unavailable
 """
@@ -103,6 +109,18 @@ class GatewayMisconfigured(GatewayError):
     """Keys, account or object are unknown to the gateway: an operator has to mend the settings."""
 
 
+class WebhookError(PaidonceError):
+    """A webhook that is not accepted. The message is for the log; it quotes nothing of the body or the headers."""
+
+
+class WebhookRefused(WebhookError):
+    """It is forged, unreadable, stale, or not meant for this endpoint: nothing is written."""
+
+
+class WebhookUnverifiable(WebhookError):
+    """What the check needs can't be fetched right now; the gateway shall send it again."""
+
+
 class Problem(PaidonceError):
     """An answer for the client: stable `code`, HTTP `status`, `title`, and a sentence for the buyer. No internals."""
 
@@ -179,6 +197,30 @@ class OrderClosed(Problem):
 
     code, status, title = "order_closed", 409, "Order closed"
     default_message = "This order is closed and can no longer be paid. You have not been charged."
+
+
+class NotAuthorized(Problem):
+    """The payment holds no reserved money that could be captured or released."""
+
+    code, status, title = "not_authorized", 409, "Nothing to capture"
+    default_message = "This payment has no reserved money that waits for a capture."
+
+
+class RefundTooLarge(Problem):
+    """Less is left of the captured money than the refund asks for; nothing was refunded."""
+
+    code, status, title = "refund_too_large", 409, "Refund too large"
+    default_message = "Less than that is left to refund. Nothing was refunded by this request."
+
+
+class PaymentDisputed(Problem):
+    """The buyer disputes the payment at the bank or gateway, which decides where the money goes."""
+
+    code, status, title = "payment_disputed", 409, "Payment disputed"
+    default_message = (
+        "This payment is disputed, so it can't be refunded now: the buyer could get the money twice. "
+        "Answer the dispute at the gateway first."
+    )
 
 
 class TooManyAttempts(Problem):

@@ -13,28 +13,48 @@ from paidonce.ports import Ids, Microseconds, Transaction
 
 
 class Account(StrEnum):
-    """Where captured money stands on the credit side. The debit side is `gateway:<name>`."""
+    """The accounts beside `gateway:<name>`, which stands for the merchant's balance at that gateway."""
 
     SALES = "sales"
     OWED_TO_BUYER = "owed_to_buyer"  # A surplus, or money for goods that are gone: to be refunded.
     SUSPENSE = "suspense"  # The gateway's object contradicts ours: an operator decides.
+    GATEWAY_FEES = "gateway_fees"
+    DISPUTED = "disputed"  # Withdrawn by the gateway until a dispute is decided.
+    DISPUTE_LOSSES = "dispute_losses"
+
+
+class Kind(StrEnum):
+    """What happened at the gateway. Each happens to one object once."""
+
+    CAPTURE = "capture"
+    FEE = "fee"
+    REFUND = "refund"
+    REFUND_FAILED = "refund_failed"
+    DISPUTE_OPENED = "dispute_opened"
+    DISPUTE_WON = "dispute_won"
+    DISPUTE_LOST = "dispute_lost"
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
-    """One capture at a gateway, as the journal keeps it."""
+class Entry:
+    """One thing that happened to money: `amount` goes from the account `credit` to the account `debit`.
 
+    `gateway_object` is the gateway's id of the capture, refund or dispute.
+    """
+
+    kind: Kind
     gateway: str
-    capture_ref: str
+    gateway_object: str
     order_id: str
     payment_id: str
     amount: Money
-    credit: Account
+    debit: str
+    credit: str
 
 
 _INSERT_ENTRY = """
 INSERT INTO journal_entries (id, gateway, gateway_object, kind, order_id, payment_id, created_at)
-VALUES (:id, :gateway, :gateway_object, 'capture', :order_id, :payment_id, :now)
+VALUES (:id, :gateway, :gateway_object, :kind, :order_id, :payment_id, :now)
 ON CONFLICT (gateway, gateway_object, kind) DO NOTHING
 """
 _INSERT_POSTING = """
@@ -47,32 +67,57 @@ VALUES (:order_id, :payment_id, :event, :detail, :now)
 """
 
 
-async def book_capture(tx: Transaction, captured: Captured, *, ids: Ids, now: Microseconds) -> bool:
-    """Enter a capture; False if it stands there already. Debits equal credits by construction (invariant I6)."""
+def balance_at(gateway: str) -> str:
+    """The account of the merchant's balance at a gateway."""
+    return f"gateway:{gateway}"
+
+
+async def book(tx: Transaction, entry: Entry, *, ids: Ids, now: Microseconds) -> bool:
+    """Enter it; False if it stands there already. Debits equal credits by construction (invariant I6)."""
     entry_id = ids.new("jnl")
     inserted = await tx.execute(
         _INSERT_ENTRY,
         {
             "id": entry_id,
-            "gateway": captured.gateway,
-            "gateway_object": captured.capture_ref,
-            "order_id": captured.order_id,
-            "payment_id": captured.payment_id,
+            "gateway": entry.gateway,
+            "gateway_object": entry.gateway_object,
+            "kind": str(entry.kind),
+            "order_id": entry.order_id,
+            "payment_id": entry.payment_id,
             "now": now,
         },
     )
     if not inserted:
         return False
-    currency, minor = captured.amount.currency, captured.amount.minor
-    sides = ((f"gateway:{captured.gateway}", minor), (str(captured.credit), -minor))
+    currency, minor = entry.amount.currency, entry.amount.minor
     await tx.execute_many(
         _INSERT_POSTING,
         [
             {"entry_id": entry_id, "account": account, "currency": currency, "amount_minor": signed}
-            for account, signed in sides
+            for account, signed in ((entry.debit, minor), (entry.credit, -minor))
         ],
     )
     return True
+
+
+async def booked_amount(tx: Transaction, kind: Kind, gateway: str, gateway_object: str) -> Money | None:
+    """What stands in the journal for that, or None."""
+    row = await tx.fetch_one(
+        "SELECT p.amount_minor, p.currency FROM journal_entries e JOIN journal_postings p ON p.entry_id = e.id"
+        " WHERE e.gateway = :gateway AND e.gateway_object = :ref AND e.kind = :kind AND p.amount_minor > 0",
+        {"gateway": gateway, "ref": gateway_object, "kind": str(kind)},
+    )
+    return None if row is None else Money(row["amount_minor"], row["currency"])
+
+
+async def credited_account(tx: Transaction, gateway: str, capture_ref: str) -> str | None:
+    """The account that a capture was booked to, from which refunds are taken again; None if it is not booked."""
+    row = await tx.fetch_one(
+        "SELECT p.account FROM journal_entries e JOIN journal_postings p ON p.entry_id = e.id"
+        " WHERE e.gateway = :gateway AND e.gateway_object = :ref AND e.kind = 'capture' AND p.amount_minor < 0",
+        {"gateway": gateway, "ref": capture_ref},
+    )
+    return None if row is None else str(row["account"])
 
 
 async def last_noted(tx: Transaction, event: str, *, order_id: str, payment_id: str) -> Microseconds | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paidonce.gateways.base import DeclineCode
+from paidonce.gateways.base import CaptureMethod, DeclineCode
 from paidonce.money import Money
 from paidonce.ports import Microseconds, Row, Transaction
 from paidonce.states import OPEN_PAYMENTS, PaymentStatus, RefundStatus
@@ -26,6 +26,7 @@ class Payment:
     account: str
     live: bool
     captures_in_browser: bool
+    capture_method: CaptureMethod
     gateway_ref: str | None
     capture_ref: str | None
     captured_minor: int
@@ -37,6 +38,13 @@ class Payment:
     held_reason: str | None
     asked_at: Microseconds
     created_at: Microseconds
+    due_at: Microseconds | None = None  # When recovery looks at it next; None: never.
+    tries: int = 0  # How often it has looked since the last news.
+
+    @property
+    def captured(self) -> Money | None:
+        """What has moved, or None."""
+        return Money(self.captured_minor, self.amount.currency) if self.captured_minor else None
 
     @property
     def is_open(self) -> bool:
@@ -58,6 +66,11 @@ class Operation:
     claimed_until: Microseconds
     created_at: Microseconds
 
+    @property
+    def amount(self) -> Money:
+        """What a capture or refund is for."""
+        return Money(self.request["amount"], self.request["currency"])
+
 
 def _payment(row: Row) -> Payment:
     code = row["decline_code"]
@@ -71,6 +84,7 @@ def _payment(row: Row) -> Payment:
         account=row["account"],
         live=bool(row["live"]),
         captures_in_browser=bool(row["captures_in_browser"]),
+        capture_method=CaptureMethod(row["capture_method"]),
         gateway_ref=row["gateway_ref"],
         capture_ref=row["capture_ref"],
         captured_minor=row["captured_minor"],
@@ -82,6 +96,8 @@ def _payment(row: Row) -> Payment:
         held_reason=row["held_reason"],
         asked_at=row["asked_at"],
         created_at=row["created_at"],
+        due_at=row["due_at"],
+        tries=row["tries"],
     )
 
 
@@ -105,6 +121,15 @@ def _operation(row: Row) -> Operation:
 async def find(tx: Transaction, payment_id: str, *, lock: bool = False) -> Payment | None:
     """The payment with our id."""
     row = await tx.fetch_one("SELECT * FROM payments WHERE id = :id", {"id": payment_id}, lock=lock)
+    return None if row is None else _payment(row)
+
+
+async def find_by_capture(tx: Transaction, gateway: str, capture_ref: str) -> Payment | None:
+    """The payment behind a gateway's capture."""
+    row = await tx.fetch_one(
+        "SELECT * FROM payments WHERE gateway = :gateway AND capture_ref = :ref",
+        {"gateway": gateway, "ref": capture_ref},
+    )
     return None if row is None else _payment(row)
 
 
@@ -134,6 +159,16 @@ async def operation_of(tx: Transaction, payment_id: str, kind: str, *, lock: boo
     return None if row is None else _operation(row)
 
 
+async def recorded(tx: Transaction, payment_id: str, kind: str) -> list[Operation]:
+    """The operations of one kind that are recorded and not answered yet, oldest first."""
+    rows = await tx.fetch_all(
+        "SELECT * FROM operations WHERE payment_id = :payment_id AND kind = :kind AND state = 'recorded'"
+        " ORDER BY round",
+        {"payment_id": payment_id, "kind": kind},
+    )
+    return [_operation(row) for row in rows]
+
+
 async def find_operation(tx: Transaction, operation_id: str) -> Operation | None:
     """The operation with our id."""
     row = await tx.fetch_one("SELECT * FROM operations WHERE id = :id", {"id": operation_id})
@@ -144,21 +179,21 @@ async def find_operation(tx: Transaction, operation_id: str) -> Operation | None
 
 _INSERT_PAYMENT = """
 INSERT INTO payments (id, order_id, gateway, status, refund_status, amount_minor, currency, account, live,
-    captures_in_browser, captured_minor, owed_to_buyer, capture_right, decline_recoverable, asked_at, created_at,
-    updated_at)
+    captures_in_browser, capture_method, captured_minor, owed_to_buyer, capture_right, decline_recoverable, asked_at,
+    created_at, updated_at, due_at, tries, lease_until)
 VALUES (:id, :order_id, :gateway, 'created', 'none', :amount_minor, :currency, :account, :live,
-    :captures_in_browser, 0, 0, :capture_right, 0, 0, :now, :now)
+    :captures_in_browser, :capture_method, 0, 0, :capture_right, 0, 0, :now, :now, :due_at, 0, 0)
 """
 _INSERT_OPERATION = """
 INSERT INTO operations (id, payment_id, kind, round, idempotency_key, request, state, claimed_until, created_at)
 VALUES (:id, :payment_id, :kind, :round, :idempotency_key, :request, 'recorded', :claimed_until, :now)
 """
 _SAVE = """
-UPDATE payments SET status = :status, gateway_ref = :gateway_ref, capture_ref = :capture_ref,
-    captured_minor = :captured_minor, owed_to_buyer = :owed_to_buyer, capture_right = :capture_right,
-    decline_code = :decline_code,
-    decline_recoverable = :decline_recoverable, pending_reason = :pending_reason, held_reason = :held_reason,
-    asked_at = :asked_at, updated_at = :now
+UPDATE payments SET status = :status, refund_status = :refund_status, gateway_ref = :gateway_ref,
+    capture_ref = :capture_ref, captured_minor = :captured_minor, owed_to_buyer = :owed_to_buyer,
+    capture_right = :capture_right, decline_code = :decline_code, decline_recoverable = :decline_recoverable,
+    pending_reason = :pending_reason, held_reason = :held_reason, asked_at = :asked_at, due_at = :due_at,
+    tries = :tries, updated_at = :now
 WHERE id = :id
 """
 
@@ -176,7 +211,9 @@ async def insert(tx: Transaction, payment: Payment) -> None:
             "account": payment.account,
             "live": int(payment.live),
             "captures_in_browser": int(payment.captures_in_browser),
+            "capture_method": str(payment.capture_method),
             "capture_right": payment.capture_right,
+            "due_at": payment.due_at,
             "now": payment.created_at,
         },
     )
@@ -189,6 +226,7 @@ async def save(tx: Transaction, payment: Payment, *, now: Microseconds) -> None:
         {
             "id": payment.id,
             "status": str(payment.status),
+            "refund_status": str(payment.refund_status),
             "gateway_ref": payment.gateway_ref,
             "capture_ref": payment.capture_ref,
             "captured_minor": payment.captured_minor,
@@ -199,8 +237,18 @@ async def save(tx: Transaction, payment: Payment, *, now: Microseconds) -> None:
             "pending_reason": payment.pending_reason,
             "held_reason": payment.held_reason,
             "asked_at": payment.asked_at,
+            "due_at": payment.due_at,
+            "tries": payment.tries,
             "now": now,
         },
+    )
+
+
+async def look_soon(tx: Transaction, payment_id: str, *, at: Microseconds) -> None:
+    """Let recovery look at the payment at `at`, or earlier if it was due earlier."""
+    await tx.execute(
+        "UPDATE payments SET due_at = :at, tries = 0 WHERE id = :id AND (due_at IS NULL OR due_at > :at)",
+        {"id": payment_id, "at": at},
     )
 
 

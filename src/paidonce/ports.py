@@ -39,8 +39,13 @@ class Transaction(Protocol):
     async def fetch_one(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Row | None:
         """The first row or None. `lock=True` locks what was read until the commit (SQLite has one writer anyway)."""
 
-    async def fetch_all(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Sequence[Row]:
-        """All rows, in the order of the statement's ORDER BY."""
+    async def fetch_all(
+        self, sql: str, params: Params | None = None, *, lock: bool = False, skip_locked: bool = False
+    ) -> Sequence[Row]:
+        """All rows, in the order of the statement's ORDER BY.
+
+        `skip_locked=True`, with `lock`, leaves out rows that another transaction has locked instead of waiting.
+        """
 
     async def execute(self, sql: str, params: Params | None = None) -> int:
         """Run a statement that writes; returns how many rows it changed. Raises `errors.Conflict` if refused."""

@@ -12,22 +12,32 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from paidonce import journal, outbox, payments
+from paidonce import aftersales, journal, payments
+from paidonce.case import Case, intend_void
 from paidonce.core import Core
 from paidonce.errors import NotFound, SoldOut
-from paidonce.gateways.base import Progress, Snapshot
+from paidonce.gateways.base import CaptureMethod, Progress, RefundSnapshot, Snapshot
+from paidonce.journal import Account
+from paidonce.money import Money
 from paidonce.payments import Operation, Payment
-from paidonce.ports import Microseconds, Transaction
-from paidonce.states import OrderStatus, PaymentStatus, advance
+from paidonce.ports import SECOND, Microseconds, Transaction
+from paidonce.schedule import rescheduled
+from paidonce.states import OrderStatus, PaymentStatus
 from paidonce.store import PayableOrder
 
 _MONEY_HAS_MOVED = frozenset({Progress.CAPTURED, Progress.AUTHORIZED, Progress.PROCESSING})
 _ENDED = frozenset({PaymentStatus.CAPTURED, PaymentStatus.FAILED, PaymentStatus.CANCELED})
+# What our own calls at an approved object bring back in their answers.
+_TAKING = ("authorize", "capture")
+_DAY = 24 * 3600
+
+Also = Callable[[Transaction], Awaitable[object]]
 
 
 class Command(StrEnum):
     """What a snapshot asks the caller to do next; `settle` itself only writes."""
 
+    AUTHORIZE = "authorize"
     CAPTURE = "capture"
 
 
@@ -45,50 +55,53 @@ class Settled:
 
 
 @dataclass(slots=True)
-class _Case:
-    """One snapshot inside its transaction, with the rows it is about, locked."""
+class _Case(Case):
+    """A case with the snapshot that it is about, and the operation that the snapshot answers."""
 
-    core: Core
-    tx: Transaction
     snapshot: Snapshot
-    payment: Payment
-    order: PayableOrder
     operation: Operation | None
-    now: Microseconds
-
-    async def save(self, **changes: object) -> None:
-        changed = replace(self.payment, **changes)  # type: ignore[arg-type]
-        advance(self.payment.status, changed.status)
-        self.payment = changed
-        await payments.save(self.tx, self.payment, now=self.now)
-
-    async def mark_order(self, status: OrderStatus) -> None:
-        await self.core.store.mark(self.tx, self.order, status, now=self.now)
-        self.order = replace(self.order, status=status)
 
     async def note(self, event: str, **detail: object) -> None:
-        detail = {"gateway": self.snapshot.gateway, "raw_status": self.snapshot.raw_status, **detail}
-        if self.snapshot.request_id is not None:
-            detail["request_id"] = self.snapshot.request_id
-        await journal.note(
-            self.tx, event, order_id=self.order.id, payment_id=self.payment.id, detail=detail, now=self.now
-        )
-
-    async def emit(self, event_type: str, **data: object) -> None:
-        data = {"payment_id": self.payment.id, "gateway": self.payment.gateway, **data}
-        await outbox.emit(self.tx, event_type, order_id=self.order.id, data=data, ids=self.core.ids, now=self.now)
+        told = {"raw_status": self.snapshot.raw_status, "request_id": self.snapshot.request_id}
+        await Case.note(self, event, **{**told, **detail})
 
 
 async def settle(
-    core: Core, snapshot: Snapshot, *, trigger: str, asked_at: Microseconds, operation: Operation | None = None
+    core: Core,
+    snapshot: Snapshot,
+    *,
+    trigger: str,
+    asked_at: Microseconds,
+    operation: Operation | None = None,
+    also: Also | None = None,
 ) -> Settled:
     """Bring payment, order, stock and books up to what `snapshot` says.
 
     `trigger` names who asked, for the history. `asked_at` is when the gateway was asked (microseconds), so that an
-    answer overtaken by newer news changes nothing. `operation` is the create or capture that this snapshot answers.
-    Raises `errors.NotFound` for an object that belongs to no payment of ours, and database errors.
+    answer overtaken by newer news changes nothing. `operation` is the create, authorize or capture that this snapshot
+    answers. `also` runs in the same transaction, so that what it writes ("this event is done") is true exactly if the
+    effect is. Raises `errors.NotFound` for an object that belongs to no payment of ours, and database errors.
     """
-    return await core.db.transaction(_settle, core, snapshot, trigger=trigger, asked_at=asked_at, operation=operation)
+    return await core.write(_settle, core, snapshot, trigger=trigger, asked_at=asked_at, operation=operation, also=also)
+
+
+async def settle_refund(core: Core, payment_id: str, told: RefundSnapshot, *, trigger: str) -> None:
+    """Bring a refund and the books up to what the gateway's answer to our refund call says."""
+    await core.write(_settle_refund, core, payment_id, told, trigger=trigger)
+
+
+async def _settle_refund(tx: Transaction, core: Core, payment_id: str, told: RefundSnapshot, *, trigger: str) -> None:
+    await aftersales.apply_refund(await lock_case(tx, core, payment_id, trigger=trigger), told)
+
+
+async def lock_case(tx: Transaction, core: Core, payment_id: str, *, trigger: str) -> Case:
+    """A known payment with its order, locked in the order that is the same everywhere. Raises `errors.NotFound`."""
+    found = await payments.find(tx, payment_id)
+    order = None if found is None else await core.store.find(tx, found.order_id, lock=True)
+    payment = await payments.find(tx, payment_id, lock=True)
+    if order is None or payment is None:
+        raise NotFound("We could not find this payment.")
+    return Case(core, tx, payment, order, core.clock.now(), trigger)
 
 
 async def _settle(
@@ -99,29 +112,50 @@ async def _settle(
     trigger: str,
     asked_at: Microseconds,
     operation: Operation | None,
+    also: Also | None,
 ) -> Settled:
-    case = await _lock_rows(tx, core, snapshot, operation)
-    contradiction = _contradiction(case.payment, case.order, snapshot)
-    if contradiction is not None:
-        await _hold_for_operator(case, contradiction)
+    case = await _lock_rows(tx, core, snapshot, operation, trigger)
+    settled = await _bring_up_to_date(case, asked_at)
+    if also is not None:
+        await also(tx)
+    return settled
+
+
+async def _bring_up_to_date(case: _Case, asked_at: Microseconds) -> Settled:
+    wrong = await _contradictions(case)
+    if wrong:
+        # Money at another account or in another mode is not ours to send back.
+        refundable = not {"account", "live or test mode"} & set(wrong)
+        await _hold_for_operator(case, f"differs from the order: {', '.join(wrong)}", refundable=refundable)
         return Settled(case.payment, case.order)
-    if await _comes_too_late(case, asked_at):
+    overtaken = await _comes_too_late(case, asked_at)
+    if overtaken:
         await _keep_what_was_learned(case)
-        return Settled(case.payment, case.order, overtaken=True)
-    case.payment = replace(case.payment, gateway_ref=snapshot.ref, asked_at=max(asked_at, case.payment.asked_at))
-    await _APPLY[snapshot.progress](case, trigger)
-    return Settled(case.payment, case.order, _command(case))
+    else:
+        case.payment = replace(
+            case.payment, gateway_ref=case.snapshot.ref, asked_at=max(asked_at, case.payment.asked_at)
+        )
+        await _APPLY[case.snapshot.progress](case)
+    await aftersales.apply(case, case.snapshot)
+    return Settled(case.payment, case.order, None if overtaken else _command(case), overtaken)
 
 
 def _command(case: _Case) -> Command | None:
-    agreed = case.snapshot.progress in (Progress.APPROVED, Progress.AUTHORIZED)
+    payment, progress = case.payment, case.snapshot.progress
     # An object may stay approved after a decline. Only a buyer who starts again asks for another capture; a browser
     # that repeats its question must not use up the rounds.
-    declined = case.payment.decline_code is not None
-    return Command.CAPTURE if agreed and case.payment.is_open and not declined else None
+    if not payment.is_open or payment.decline_code is not None:
+        return None
+    manual = payment.capture_method is CaptureMethod.MANUAL
+    if progress is Progress.APPROVED:
+        return Command.AUTHORIZE if manual else Command.CAPTURE
+    # What is reserved by manual capture waits for staff.
+    return Command.CAPTURE if progress is Progress.AUTHORIZED and not manual else None
 
 
-async def _lock_rows(tx: Transaction, core: Core, snapshot: Snapshot, operation: Operation | None) -> _Case:
+async def _lock_rows(
+    tx: Transaction, core: Core, snapshot: Snapshot, operation: Operation | None, trigger: str
+) -> _Case:
     found = await payments.find_by_ref(tx, snapshot.gateway, snapshot.ref)
     if found is None and snapshot.payment_id is not None:
         # News can overtake the answer to our create call; then the gateway repeats our id before we know its own.
@@ -130,38 +164,48 @@ async def _lock_rows(tx: Transaction, core: Core, snapshot: Snapshot, operation:
             found = None
     if found is None:
         raise NotFound("No payment of this shop belongs to the gateway's object.")
-    order = await core.store.find(tx, found.order_id, lock=True)
-    payment = await payments.find(tx, found.id, lock=True)
-    assert order is not None, "a payment outlived its order"
-    assert payment is not None
+    locked = await lock_case(tx, core, found.id, trigger=trigger)
     if operation is not None:
         operation = await payments.find_operation(tx, operation.id)
-    return _Case(core, tx, snapshot, payment, order, operation, core.clock.now())
+    return _Case(core, tx, locked.payment, locked.order, locked.now, trigger, snapshot, operation)
 
 
-def _contradiction(payment: Payment, order: PayableOrder, snapshot: Snapshot) -> str | None:
-    """What in the gateway's object is not what we agreed on; None if all of it matches."""
+async def _contradictions(case: _Case) -> list[str]:
+    """What in the gateway's object is not what we agreed on."""
+    payment, order, snapshot = case.payment, case.order, case.snapshot
     moved = snapshot.progress in _MONEY_HAS_MOVED
     unsure = snapshot.account is None and moved
+    agreed = await _agreed_capture(case)
     checks = (
         ("order's total", moved and payment.is_open and order.total != payment.amount),
         ("amount", snapshot.amount != payment.amount),
-        ("captured amount", snapshot.captured not in (None, payment.amount)),
+        ("captured amount", snapshot.captured not in (None, agreed)),
         ("payment id", snapshot.payment_id != payment.id),
         ("order id", snapshot.order_id not in (None, payment.order_id)),
         ("gateway object", payment.gateway_ref not in (None, snapshot.ref)),
         ("account", unsure or snapshot.account not in (None, payment.account)),
         ("live or test mode", snapshot.live != payment.live),
     )
-    wrong = [what for what, differs in checks if differs]
-    return f"differs from the order: {', '.join(wrong)}" if wrong else None
+    return [what for what, differs in checks if differs]
+
+
+async def _agreed_capture(case: _Case) -> Money:
+    """What may have been captured: all of it, unless our own capture asked for a part."""
+    if case.snapshot.captured in (None, case.payment.amount):
+        return case.payment.amount
+    if case.payment.captured is not None:
+        return case.payment.captured
+    capture = await payments.operation_of(case.tx, case.payment.id, "capture")
+    return case.payment.amount if capture is None else capture.amount
 
 
 async def _comes_too_late(case: _Case, asked_at: Microseconds) -> bool:
     """Whether newer news is known, so that this snapshot must change nothing."""
     status, progress = case.payment.status, case.snapshot.progress
-    if status in (PaymentStatus.HELD, PaymentStatus.CAPTURED):
-        # Of a held payment a person decides, whatever the gateway says meanwhile; a captured one stays so.
+    if status is PaymentStatus.HELD:
+        # Of a held payment a person decides, whatever the gateway says meanwhile, unless nothing can move any more.
+        return not (progress is Progress.CANCELED and case.payment.capture_ref is None)
+    if status is PaymentStatus.CAPTURED:
         return True
     if status in _ENDED:
         # An ended payment stays ended; only money that shows up behind it is news, and a contradiction.
@@ -177,7 +221,7 @@ async def _comes_too_late(case: _Case, asked_at: Microseconds) -> bool:
 async def _is_old_news(case: _Case, asked_at: Microseconds) -> bool:
     if asked_at < case.payment.asked_at:
         return True
-    return case.snapshot.progress is not Progress.PROCESSING and await _capture_was_sent(case)
+    return case.snapshot.progress is not Progress.PROCESSING and await _money_was_asked_for(case)
 
 
 async def _keep_what_was_learned(case: _Case) -> None:
@@ -185,29 +229,29 @@ async def _keep_what_was_learned(case: _Case) -> None:
     if case.payment.gateway_ref is None:
         await case.save(gateway_ref=case.snapshot.ref)
         if case.payment.captures_in_browser and case.snapshot.progress is Progress.AWAITING_BUYER:
-            await _intend_void(case, case.payment)
+            await intend_void(case.tx, case.core, case.payment)
     if case.snapshot.progress is Progress.CANCELED:
         await payments.finish_all(case.tx, case.payment.id, "succeeded", now=case.now)
-    if case.payment.status is PaymentStatus.HELD and await _book(case, journal.Account.SUSPENSE):
-        await case.note("payment.captured", booked_to=str(journal.Account.SUSPENSE), object=case.snapshot.ref)
-        await case.emit("alarm.payment_held", reason="money was captured by a payment that is held")
+    if case.payment.status is PaymentStatus.HELD:
+        await _book_in_suspense(case, refundable=True)
     await _finish(case, "succeeded")
 
 
-async def _capture_was_sent(case: _Case) -> bool:
-    """Whether a capture of ours is on its way, or was taken on by the gateway and is pending there.
+async def _money_was_asked_for(case: _Case) -> bool:
+    """Whether a call of ours that takes the money is on its way, or was taken on by the gateway and is pending there.
 
-    Then a reading that still shows the object before it is old, whatever the clocks say: only the capture's own answer
+    Then a reading that still shows the object before it is old, whatever the clocks say: only the call's own answer
     hands the payment back to the buyer.
     """
-    capture = await payments.operation_of(case.tx, case.payment.id, "capture")
-    return capture is not None and capture.state in ("recorded", "succeeded")
+    kinds = ("capture",) if case.snapshot.progress is Progress.AUTHORIZED else _TAKING
+    last = [await payments.operation_of(case.tx, case.payment.id, kind) for kind in kinds]
+    return any(operation is not None and operation.state in ("recorded", "succeeded") for operation in last)
 
 
 # ── One function per word of the gateway ──────────
 
 
-async def _apply_awaiting_buyer(case: _Case, trigger: str) -> None:
+async def _apply_awaiting_buyer(case: _Case) -> None:
     decline = case.snapshot.decline
     changes: dict[str, object] = {
         **_decline_columns(case),
@@ -218,15 +262,17 @@ async def _apply_awaiting_buyer(case: _Case, trigger: str) -> None:
         # Nothing moves until we capture again, so the right is free for whichever gateway captures next.
         changes["capture_right"] = None
     if _was_the_last_round(case):
-        await _end(case, PaymentStatus.FAILED, trigger)
+        await _end(case, PaymentStatus.FAILED)
         return
     news = case.payment.status, case.payment.decline_code
     await case.save(**changes)
     await _finish(case, "declined" if _is_capture(case) else "succeeded")
     if _is_capture(case) or news != (case.payment.status, case.payment.decline_code):
         detail = {} if decline is None else {"decline": str(decline.code), "raw_code": decline.raw_code}
-        await case.note("payment.declined" if decline else "payment.awaiting_buyer", trigger=trigger, **detail)
+        await case.note("payment.declined" if decline else "payment.awaiting_buyer", **detail)
     await _reopen_order(case)
+    if case.snapshot.in_progress:
+        await _hold_while_in_progress(case)
 
 
 def _decline_columns(case: _Case) -> dict[str, object]:
@@ -246,7 +292,7 @@ def _was_the_last_round(case: _Case) -> bool:
     return declined and case.operation is not None and case.operation.round >= case.core.policy.capture_rounds
 
 
-async def _apply_processing(case: _Case, trigger: str) -> None:
+async def _apply_processing(case: _Case) -> None:
     if case.payment.status in _ENDED:
         await _hold_for_operator(case, "money is under way behind an ended payment")
         return
@@ -257,38 +303,46 @@ async def _apply_processing(case: _Case, trigger: str) -> None:
         await payments.claim(case.tx, case.operation.id, 0)
     else:
         await _finish(case, "succeeded")
-    await _make_order_pending(case)
-    if was is not PaymentStatus.PROCESSING or case.snapshot.pending_reason != known_reason:
-        await case.note("payment.processing", trigger=trigger, reason=case.snapshot.pending_reason)
     if was is not PaymentStatus.PROCESSING:
+        await _make_order_pending(case)
+    if was is not PaymentStatus.PROCESSING or case.snapshot.pending_reason != known_reason:
+        await case.note("payment.processing", reason=case.snapshot.pending_reason)
         await case.emit("payment.pending", reason=case.snapshot.pending_reason)
 
 
-async def _apply_authorized(case: _Case, trigger: str) -> None:
+async def _apply_authorized(case: _Case) -> None:
     if case.payment.status in _ENDED:
         await _hold_for_operator(case, "money was authorized behind an ended payment")
         return
     was = case.payment.status
-    await case.save(status=PaymentStatus.AUTHORIZED)
-    await _make_order_pending(case)
+    await case.save(status=PaymentStatus.AUTHORIZED, pending_reason=None)
+    if _is_capture(case):
+        # The gateway answered a capture with an object that is still only authorized: staff may try again.
+        answered = "succeeded" if case.operation is not None and case.operation.kind == "authorize" else "declined"
+        await _finish(case, answered)
+    for operation in await payments.recorded(case.tx, case.payment.id, "authorize"):
+        await payments.finish(case.tx, operation.id, "succeeded", now=case.now)
     if was is not PaymentStatus.AUTHORIZED:
-        await case.note("payment.authorized", trigger=trigger)
+        await _make_order_pending(case)
+        await case.note("payment.authorized")
+        await case.emit("payment.authorized", amount=case.payment.amount.minor, currency=case.payment.amount.currency)
 
 
-async def _apply_captured(case: _Case, trigger: str) -> None:
+async def _apply_captured(case: _Case) -> None:
     if case.snapshot.captured is None or case.snapshot.capture_ref is None:
         await _hold_for_operator(case, "the gateway says captured but names no capture")
         return
     if case.payment.status in _ENDED:
         await _hold_for_operator(case, "money was captured behind an ended payment")
         return
-    account = await _pay_order(case)
+    captured = case.snapshot.captured
+    account = await _pay_order(case, captured)
     await case.save(
         status=PaymentStatus.CAPTURED,
-        captured_minor=case.snapshot.captured.minor,
+        captured_minor=captured.minor,
         capture_ref=case.snapshot.capture_ref,
-        owed_to_buyer=account is journal.Account.OWED_TO_BUYER,
-        capture_right="held" if case.payment.capture_right and account is journal.Account.SALES else None,
+        owed_to_buyer=account is Account.OWED_TO_BUYER,
+        capture_right="held" if case.payment.capture_right and account is Account.SALES else None,
         decline_code=None,
         decline_recoverable=False,
         pending_reason=None,
@@ -297,23 +351,24 @@ async def _apply_captured(case: _Case, trigger: str) -> None:
     await _book(case, account)
     await _finish(case, "succeeded")
     await payments.finish_all(case.tx, case.payment.id, "succeeded", now=case.now)
-    await case.note("payment.captured", trigger=trigger, capture=case.snapshot.capture_ref, booked_to=str(account))
-    if account is journal.Account.SALES:
-        await case.emit("order.paid", amount=case.payment.amount.minor, currency=case.payment.amount.currency)
+    await case.note("payment.captured", capture=case.snapshot.capture_ref, booked_to=str(account))
+    if account is Account.SALES:
+        await case.emit("order.paid", amount=captured.minor, currency=captured.currency)
     else:
-        await _intend_refund(case)
+        surplus = case.order.status is OrderStatus.PAID
+        await aftersales.intend_automatic_refund(case, captured, "surplus" if surplus else "goods are gone")
     await _close_other_attempts(case)
 
 
-async def _apply_failed(case: _Case, trigger: str) -> None:
-    await _end(case, PaymentStatus.FAILED, trigger)
+async def _apply_failed(case: _Case) -> None:
+    await _end(case, PaymentStatus.FAILED)
 
 
-async def _apply_canceled(case: _Case, trigger: str) -> None:
-    await _end(case, PaymentStatus.CANCELED, trigger)
+async def _apply_canceled(case: _Case) -> None:
+    await _end(case, PaymentStatus.CANCELED)
 
 
-_APPLY: dict[Progress, Callable[[_Case, str], Awaitable[None]]] = {
+_APPLY: dict[Progress, Callable[[_Case], Awaitable[None]]] = {
     Progress.AWAITING_BUYER: _apply_awaiting_buyer,
     Progress.APPROVED: _apply_awaiting_buyer,
     Progress.PROCESSING: _apply_processing,
@@ -327,37 +382,51 @@ _APPLY: dict[Progress, Callable[[_Case, str], Awaitable[None]]] = {
 # ── What they share ──────────
 
 
-async def _pay_order(case: _Case) -> journal.Account:
+async def _pay_order(case: _Case, captured: Money) -> Account:
     """Take the goods and mark the order paid; the account says whether the money found its order."""
     if case.order.status is OrderStatus.PAID:
-        return journal.Account.OWED_TO_BUYER
+        return Account.OWED_TO_BUYER
     store, order_id = case.core.store, case.order.id
     taken = await store.take(case.tx, order_id, payment_id=case.payment.id, now=case.now)
     if not taken and await store.free_expired(case.tx, order_id, now=case.now):
         # Goods that somebody walked away from are better sold than refunded.
         taken = await store.take(case.tx, order_id, payment_id=case.payment.id, now=case.now)
     if not taken:
-        return journal.Account.OWED_TO_BUYER
+        return Account.OWED_TO_BUYER
+    if captured != case.order.total:
+        # Staff captured less than was authorized, which is final: so much less is due.
+        await store.lower_due(case.tx, order_id, captured)
+        case.order = replace(case.order, total=captured)
     await case.mark_order(OrderStatus.PAID)
-    return journal.Account.SALES
+    return Account.SALES
 
 
-async def _book(case: _Case, account: journal.Account) -> bool:
+async def _book(case: _Case, account: Account) -> bool:
     snapshot = case.snapshot
     if snapshot.captured is None or snapshot.capture_ref is None:
         return False
-    entry = journal.Captured(
-        gateway=snapshot.gateway,
-        capture_ref=snapshot.capture_ref,
-        order_id=case.order.id,
-        payment_id=case.payment.id,
-        amount=snapshot.captured,
-        credit=account,
+    return await case.book(
+        journal.Kind.CAPTURE, snapshot.capture_ref, snapshot.captured, debit=case.balance, credit=account
     )
-    return await journal.book_capture(case.tx, entry, ids=case.core.ids, now=case.now)
 
 
-async def _end(case: _Case, status: PaymentStatus, trigger: str) -> None:
+async def _book_in_suspense(case: _Case, *, refundable: bool) -> bool:
+    """Money behind a held payment is booked, and goes back by itself where it is ours to send."""
+    captured = case.snapshot.captured
+    if captured is None or not await _book(case, Account.SUSPENSE):
+        return False
+    same_currency = captured.currency == case.payment.amount.currency
+    await case.save(
+        capture_ref=case.snapshot.capture_ref, captured_minor=captured.minor if same_currency else 0, owed_to_buyer=True
+    )
+    await case.note("payment.captured", booked_to=str(Account.SUSPENSE), object=case.snapshot.ref)
+    await case.emit("alarm.payment_held", reason="money was captured by a payment that is held")
+    if refundable:
+        await aftersales.intend_automatic_refund(case, captured, "the payment contradicts its order")
+    return True
+
+
+async def _end(case: _Case, status: PaymentStatus) -> None:
     decline = case.snapshot.decline
     await case.save(
         status=status,
@@ -369,29 +438,30 @@ async def _end(case: _Case, status: PaymentStatus, trigger: str) -> None:
     await payments.finish_all(
         case.tx, case.payment.id, "declined" if decline is not None else "succeeded", now=case.now
     )
-    await case.note(f"payment.{status}", trigger=trigger, decline=None if decline is None else decline.raw_code)
+    await case.note(f"payment.{status}", decline=None if decline is None else decline.raw_code)
     if status is PaymentStatus.FAILED:
         await case.emit("payment.failed", decline=None if decline is None else str(decline.code))
     await _reopen_order(case)
 
 
-async def _hold_for_operator(case: _Case, reason: str) -> None:
+async def _hold_for_operator(case: _Case, reason: str, *, refundable: bool = True) -> None:
     """The gateway contradicts us: nobody is paid and nobody may pay until a person has looked."""
     if case.payment.status is PaymentStatus.CAPTURED:
         # The money is booked and the order paid; a later contradiction is told, and undoes nothing.
-        await case.note("payment.contradiction", reason=reason, object=case.snapshot.ref)
+        await case.alarm("contradiction", again_seconds=_DAY, reason=reason, object=case.snapshot.ref)
         return
     news = (case.payment.status, case.payment.held_reason) != (PaymentStatus.HELD, reason)
-    if case.payment.captures_in_browser and case.snapshot.progress is Progress.AWAITING_BUYER:
-        # Its client values may be in a browser already; nothing good can come of a buyer who confirms it.
-        await _intend_void(case, case.payment)
     known_ref = case.payment.gateway_ref or case.snapshot.ref
     await case.save(status=PaymentStatus.HELD, held_reason=reason, gateway_ref=known_ref)
-    await _book(case, journal.Account.SUSPENSE)
-    await _finish(case, "succeeded")
     if news:
         await case.note("payment.held", reason=reason, object=case.snapshot.ref)
         await case.emit("alarm.payment_held", reason=reason)
+    await _book_in_suspense(case, refundable=refundable)
+    await _finish(case, "succeeded")
+    confirmable = case.payment.captures_in_browser and case.snapshot.progress is Progress.AWAITING_BUYER
+    if refundable and (confirmable or case.snapshot.progress is Progress.AUTHORIZED):
+        # Its client values may be in a browser already, or the buyer's money is reserved for nothing.
+        await intend_void(case.tx, case.core, case.payment)
 
 
 async def _make_order_pending(case: _Case) -> None:
@@ -409,6 +479,17 @@ async def _reopen_order(case: _Case) -> None:
         await _prolong_hold(case, case.core.policy.hold_until(case.now))
 
 
+async def _hold_while_in_progress(case: _Case) -> None:
+    """Keep the goods while the buyer stands before the bank's page, within a bound."""
+    if case.order.status is not OrderStatus.OPEN:
+        return
+    policy = case.core.policy
+    until = min(policy.hold_until(case.now), case.payment.created_at + policy.longest_hold_seconds * SECOND)
+    ends = await case.core.store.hold_ends(case.tx, case.order.id)
+    if until > case.now and (ends is None or until > ends):
+        await _prolong_hold(case, until)
+
+
 async def _prolong_hold(case: _Case, until: Microseconds) -> None:
     # Goods that are gone can't be held again; the capture will notice and give the money back.
     with contextlib.suppress(SoldOut):
@@ -416,7 +497,7 @@ async def _prolong_hold(case: _Case, until: Microseconds) -> None:
 
 
 def _is_capture(case: _Case) -> bool:
-    return case.operation is not None and case.operation.kind == "capture"
+    return case.operation is not None and case.operation.kind in _TAKING
 
 
 async def _finish(case: _Case, state: str) -> None:
@@ -430,40 +511,9 @@ async def _close_other_attempts(case: _Case) -> None:
         if other.id == case.payment.id or not other.is_open:
             continue
         if other.captures_in_browser:
-            await _intend_void(case, other)
+            await intend_void(case.tx, case.core, other)
         elif other.capture_right is None:
             # Nothing moves at this gateway without our capture, and there will be none.
             closed = replace(other, status=PaymentStatus.CANCELED)
-            await payments.save(case.tx, closed, now=case.now)
+            await payments.save(case.tx, rescheduled(case.core.policy, closed, now=case.now), now=case.now)
             await payments.finish_all(case.tx, other.id, "abandoned", now=case.now)
-
-
-async def _intend_void(case: _Case, other: Payment) -> None:
-    await _intend(case, other.id, "void", {})
-
-
-async def _intend_refund(case: _Case) -> None:
-    """Money that found no order goes back by itself: written down here, carried out afterwards."""
-    assert case.snapshot.captured is not None
-    reason = "surplus" if case.order.status is OrderStatus.PAID else "goods are gone"
-    request = {"amount": case.snapshot.captured.minor, "currency": case.payment.amount.currency, "reason": reason}
-    await _intend(case, case.payment.id, "refund", request)
-    await case.emit("alarm.refund_due", **request)
-
-
-async def _intend(case: _Case, payment_id: str, kind: str, request: dict[str, object]) -> None:
-    last = await payments.operation_of(case.tx, payment_id, kind)
-    if last is not None and last.state == "recorded":
-        return
-    intention = Operation(
-        id=case.core.ids.new("op"),
-        payment_id=payment_id,
-        kind=kind,
-        round=1 if last is None else last.round + 1,
-        idempotency_key=case.core.ids.new("key"),
-        request=request,
-        state="recorded",
-        claimed_until=0,
-        created_at=case.now,
-    )
-    await payments.insert_operation(case.tx, intention)

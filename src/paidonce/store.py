@@ -12,7 +12,7 @@ from typing import Protocol
 
 from paidonce.errors import InvalidRequest, NotFound, SoldOut
 from paidonce.money import LARGEST_MINOR, Money
-from paidonce.ports import Ids, Microseconds, Row, Transaction
+from paidonce.ports import SECOND, Ids, Microseconds, Row, Transaction
 from paidonce.states import OrderStatus, RefundStatus, advance
 
 LARGEST_QUANTITY = 1000
@@ -27,7 +27,8 @@ class PayableOrder:
     number: str  # May be shown to the buyer and to gateways.
     user_id: str
     status: OrderStatus
-    total: Money
+    total: Money  # What has to be paid; a partial capture, which is final, lowers it.
+    expires_at: Microseconds | None = None  # When an unpaid order is closed; None: never by itself.
 
 
 class Store(Protocol):
@@ -50,6 +51,26 @@ class Store(Protocol):
 
     async def mark(self, tx: Transaction, order: PayableOrder, status: OrderStatus, *, now: Microseconds) -> None:
         """Move the order to `status`."""
+
+    async def mark_refunded(
+        self, tx: Transaction, order: PayableOrder, status: RefundStatus, *, now: Microseconds
+    ) -> None:
+        """Say how much of the paid order has gone back. It stays paid."""
+
+    async def restock(self, tx: Transaction, order_id: str, *, payment_id: str, now: Microseconds) -> bool:
+        """Put the order's goods back on the shelf, once; False (and no change) if they were put back before."""
+
+    async def lower_due(self, tx: Transaction, order_id: str, due: Money) -> None:
+        """Lower what has to be paid to `due`, because only that was captured."""
+
+    async def hold_ends(self, tx: Transaction, order_id: str) -> Microseconds | None:
+        """When the order's reservation ends; None if it has none."""
+
+    async def ended(self, tx: Transaction, *, now: Microseconds, after: str, limit: int) -> Sequence[str]:
+        """Orders that are due to end: not paid, with a reservation or a lifetime that ran out.
+
+        Ids above `after`, in their order, at most `limit`, so that a long list is walked through in pages.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +107,7 @@ class OrderView:
     status: OrderStatus
     refund_status: RefundStatus
     total: Money
+    due: Money  # What had to be paid: less than the total if only a part was captured.
     lines: tuple[OrderLine, ...]
     created_at: Microseconds
     paid_at: Microseconds | None
@@ -111,6 +133,20 @@ _INSERT_SALES = """
 INSERT INTO stock_movements (sku, kind, quantity, order_id, payment_id, actor, created_at)
 SELECT sku, 'sale', -quantity, order_id, :payment_id, 'settlement', :now FROM order_lines WHERE order_id = :order_id
 """
+_RESTOCK = f"UPDATE stock SET on_hand = on_hand + {_QUANTITY} WHERE {_IN_ORDER}"  # noqa: S608
+# Only what was sold can come back, and once.
+_INSERT_RESTOCK = """
+INSERT INTO stock_movements (sku, kind, quantity, order_id, payment_id, actor, created_at)
+SELECT sku, 'restock', -quantity, order_id, :payment_id, 'refund', :now FROM stock_movements
+WHERE order_id = :order_id AND kind = 'sale'
+ON CONFLICT (order_id, sku, kind) DO NOTHING
+"""
+_ENDED_ORDERS = """
+SELECT order_id AS id FROM holds WHERE expires_at <= :now AND order_id > :after
+UNION
+SELECT id FROM orders WHERE status = 'open' AND expires_at <= :now AND id > :after
+ORDER BY id LIMIT :limit
+"""
 _PRODUCTS = "SELECT p.*, s.on_hand, s.held FROM products p JOIN stock s ON s.sku = p.sku"
 # Slow money keeps its goods; only a buyer who walked away loses them.
 _EXPIRED_ORDERS = """
@@ -130,14 +166,15 @@ class SqlStore:
     async def find(self, tx: Transaction, order_id: str, *, lock: bool) -> PayableOrder | None:
         """See `Store.find`."""
         row = await tx.fetch_one(
-            "SELECT id, number, user_id, status, total_minor, currency FROM orders WHERE id = :id",
+            "SELECT id, number, user_id, status, due_minor, currency, expires_at FROM orders WHERE id = :id",
             {"id": order_id},
             lock=lock,
         )
         if row is None:
             return None
-        total = Money(row["total_minor"], row["currency"])
-        return PayableOrder(row["id"], row["number"], row["user_id"], OrderStatus(row["status"]), total)
+        due = Money(row["due_minor"], row["currency"])
+        status = OrderStatus(row["status"])
+        return PayableOrder(row["id"], row["number"], row["user_id"], status, due, row["expires_at"])
 
     async def hold(self, tx: Transaction, order_id: str, *, until: Microseconds) -> None:
         """See `Store.hold`."""
@@ -211,6 +248,40 @@ class SqlStore:
                 "paid_at": now if status is OrderStatus.PAID else None,
             },
         )
+
+    async def mark_refunded(
+        self, tx: Transaction, order: PayableOrder, status: RefundStatus, *, now: Microseconds
+    ) -> None:
+        """See `Store.mark_refunded`."""
+        await tx.execute(
+            "UPDATE orders SET refund_status = :status, updated_at = :now WHERE id = :id",
+            {"id": order.id, "status": str(status), "now": now},
+        )
+
+    async def restock(self, tx: Transaction, order_id: str, *, payment_id: str, now: Microseconds) -> bool:
+        """See `Store.restock`."""
+        await tx.fetch_all(_LOCK_STOCK, {"order_id": order_id}, lock=True)
+        returned = await tx.execute(_INSERT_RESTOCK, {"order_id": order_id, "payment_id": payment_id, "now": now})
+        if not returned:
+            return False
+        await tx.execute(_RESTOCK, {"order_id": order_id})
+        return True
+
+    async def lower_due(self, tx: Transaction, order_id: str, due: Money) -> None:
+        """See `Store.lower_due`."""
+        await tx.execute("UPDATE orders SET due_minor = :due WHERE id = :id", {"id": order_id, "due": due.minor})
+
+    async def hold_ends(self, tx: Transaction, order_id: str) -> Microseconds | None:
+        """See `Store.hold_ends`."""
+        row = await tx.fetch_one(
+            "SELECT min(expires_at) AS at FROM holds WHERE order_id = :order_id", {"order_id": order_id}
+        )
+        return None if row is None else row["at"]
+
+    async def ended(self, tx: Transaction, *, now: Microseconds, after: str, limit: int) -> list[str]:
+        """See `Store.ended`."""
+        rows = await tx.fetch_all(_ENDED_ORDERS, {"now": now, "after": after, "limit": limit})
+        return [row["id"] for row in rows]
 
     # ── The shop ──────────
 
@@ -291,7 +362,14 @@ class SqlStore:
         return found
 
     async def create_order(
-        self, tx: Transaction, *, ids: Ids, user_id: str, lines: Sequence[tuple[str, int]], now: Microseconds
+        self,
+        tx: Transaction,
+        *,
+        ids: Ids,
+        user_id: str,
+        lines: Sequence[tuple[str, int]],
+        now: Microseconds,
+        lifetime_seconds: int = 24 * 3600,
     ) -> OrderView:
         """Add an order at the catalogue's prices. Raises `errors.InvalidRequest` or `errors.SoldOut`; holds nothing."""
         wanted = _merged(lines)
@@ -306,8 +384,9 @@ class SqlStore:
         total = _total(wanted, known)
         order_id = ids.new("ord")
         await tx.execute(
-            "INSERT INTO orders (id, number, user_id, status, refund_status, total_minor, currency, created_at,"
-            " updated_at) VALUES (:id, :number, :user_id, 'open', 'none', :total, :currency, :now, :now)",
+            "INSERT INTO orders (id, number, user_id, status, refund_status, total_minor, due_minor, currency,"
+            " created_at, updated_at, expires_at)"
+            " VALUES (:id, :number, :user_id, 'open', 'none', :total, :total, :currency, :now, :now, :expires_at)",
             {
                 "id": order_id,
                 "number": _number(ids),
@@ -315,6 +394,7 @@ class SqlStore:
                 "total": total.minor,
                 "currency": total.currency,
                 "now": now,
+                "expires_at": now + lifetime_seconds * SECOND,
             },
         )
         await tx.execute_many(
@@ -424,6 +504,7 @@ def _order(row: Row, lines: Sequence[Row]) -> OrderView:
         status=OrderStatus(row["status"]),
         refund_status=RefundStatus(row["refund_status"]),
         total=Money(row["total_minor"], currency),
+        due=Money(row["due_minor"], currency),
         lines=tuple(
             OrderLine(line["sku"], line["name"], line["quantity"], Money(line["unit_price_minor"], currency))
             for line in lines

@@ -63,7 +63,7 @@ async def test_a_lost_answer_to_capture_is_unknown_and_the_same_key_finds_out(sh
     assert "not be charged twice" in result.message
     assert await shop.payment_status(started.payment.id) == "processing"
     assert await shop.order_status(order.id) == "pending"
-    assert await shop.count("journal_entries") == 0
+    assert await shop.captures_booked() == 0
     shop.transport.heal()
     assert (await shop.complete(started.payment.id)).order_status == "paid"
     await shop.assert_paid_once(order)
@@ -426,7 +426,7 @@ async def test_old_news_changes_nothing(shop: Shop) -> None:
         await settle(shop.core, replace(stale, progress=Progress.CANCELED), trigger="test", asked_at=asked_at)
     assert await shop.payment_status(started.payment.id) == "captured"
     await shop.assert_paid_once(order)
-    assert await shop.count("journal_entries") == 1
+    assert await shop.captures_booked() == 1
 
 
 async def test_a_second_snapshot_of_the_same_capture_adds_nothing(shop: Shop) -> None:
@@ -449,7 +449,7 @@ async def test_slow_money_is_pending_for_buyer_and_stock(shop: Shop) -> None:
     result = await shop.complete(started.payment.id)
     assert (result.payment.status, result.order_status) == ("processing", "pending")
     assert await shop.stock() == (10, 1)
-    assert await shop.count("journal_entries") == 0
+    assert await shop.captures_booked() == 0
     shop.clock.pass_seconds(shop.core.policy.hold_seconds + 1)
     other = await shop.order(("mug", 10), actor=Actor("usr_other"))
     with pytest.raises(SoldOut):

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from paidonce.errors import ConfigError, GatewayBusy
-from paidonce.gateways.base import Gateway, HttpRequest, HttpResponse, Provider, SandboxCore, Transport
+from paidonce.gateways.base import (
+    BookEntry,
+    Control,
+    Gateway,
+    HttpRequest,
+    HttpResponse,
+    Provider,
+    SandboxCore,
+    Transport,
+)
 from paidonce.ports import Clock, GatewayCallInsideTransaction, inside_transaction
 from paidonce.sandbox import SandboxApp, SandboxTransport, create_sandbox_app, sandbox_cores, sandbox_environment
 from paidonce.sandbox.app import LARGEST_BODY_BYTES
@@ -31,6 +40,8 @@ class FrozenClock:
 class EchoCore:
     """Answers with what it was asked, and counts what changes it."""
 
+    controls: tuple[Control, ...] = ()
+
     def __init__(self, name: str, public_url: str) -> None:
         self.name = name
         self.public_url = public_url
@@ -49,6 +60,15 @@ class EchoCore:
             "writes": self.writes,
         }
         return HttpResponse(207, {"X-Echo": "yes", "Content-Type": "application/json"}, json.dumps(seen).encode())
+
+    def control(self, name: str, params: Mapping[str, str], *, now: int) -> Mapping[str, str]:
+        raise ValueError("it has no controls")
+
+    def take_webhooks(self, *, now: int) -> list[HttpRequest]:
+        return []
+
+    def books(self) -> tuple[BookEntry, ...]:
+        return ()
 
     def dump(self) -> str:
         return json.dumps(self.writes)
@@ -237,7 +257,10 @@ async def test_the_state_of_a_gateway_that_is_away_is_kept(tmp_path: Path) -> No
     assert make_app(state_file).cores["zed"].dump() == "1"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"cores": {"alpha": "not a number"}}', '{"cores": null}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"cores": {"alpha": "not a number"}}', '{"cores": null}', '{"cores": {}, "webhooks": [{}]}'],
+)
 def test_a_broken_state_file_is_named_with_the_fix(tmp_path: Path, text: str) -> None:
     state_file = tmp_path / "sandbox.json"
     state_file.write_text(text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from paidonce import checkout
+from paidonce import checkout, inbox, recovery, refunds
 from paidonce.core import Actor, Core, Policy
 from paidonce.errors import OutcomeUnknown
 from paidonce.gateways.base import HttpRequest, HttpResponse
@@ -24,6 +24,7 @@ SANDBOX_URL = "http://127.0.0.1:9"
 SHOP_URL = "http://127.0.0.1:8000"
 BUYER = Actor("usr_buyer")
 STRANGER = Actor("usr_stranger")
+STAFF = Actor("usr_staff", is_staff=True)
 
 
 class ShiftedClock:
@@ -55,9 +56,12 @@ class WatchedTransport:
     inner: SandboxTransport
     sent: list[HttpRequest] = field(default_factory=list)
     faults: list[tuple[str, str, Fault]] = field(default_factory=list)
+    lost: list[tuple[str, str]] = field(default_factory=list)
 
     async def send(self, request: HttpRequest, *, deadline_seconds: float) -> HttpResponse:
         self.sent.append(request)
+        if any(request.method == method and part in request.url for method, part in self.lost):
+            raise OutcomeUnknown("the request was lost")
         response = await self.inner.send(request, deadline_seconds=deadline_seconds)
         for method, part, fault in self.faults:
             if request.method == method and part in request.url:
@@ -78,8 +82,13 @@ class WatchedTransport:
 
         self.faults.append((method, part, lose))
 
+    def lose_requests(self, method: str, part: str) -> None:
+        """The request never reaches the gateway, which nobody can tell from a lost answer."""
+        self.lost.append((method, part))
+
     def heal(self) -> None:
         self.faults.clear()
+        self.lost.clear()
 
 
 @dataclass
@@ -143,6 +152,54 @@ class Shop:
         else:
             self.approve(started)
 
+    # ── What gateways, time and staff do ──────────
+
+    def control(self, gateway: str, name: str, **params: object) -> dict[str, str]:
+        """Let something happen at a gateway: a dashboard, a bank."""
+        told = {key: str(value) for key, value in params.items()}
+        return dict(self.twins[gateway].control(name, told, now=self.clock.now()))
+
+    def webhooks(self) -> list[HttpRequest]:
+        """The signed webhooks that came up since the last call, of both gateways."""
+        return [one for twin in self.twins.values() if hasattr(twin, "take_webhooks") for one in twin.take_webhooks(now=self.clock.now())]
+
+    async def receive(self, webhook: HttpRequest) -> str:
+        """What the shop's endpoint does with one; its outcome."""
+        gateway = self.core.gateways[webhook.url.rsplit("/", 1)[1]]
+        headers = {name.lower(): value for name, value in webhook.headers.items()}
+        received = await inbox.receive(self.core, await gateway.read_webhook(headers, webhook.body))
+        if received.lease is not None:
+            await recovery.process_event(self.core, received.lease)
+        return received.outcome
+
+    async def deliver(self) -> list[str]:
+        """Deliver all webhooks, in order and once; their outcomes."""
+        return [await self.receive(webhook) for webhook in self.webhooks()]
+
+    async def recover(self, *, after: int = 0) -> recovery.Report:
+        """Let `after` seconds pass, then do all that is due."""
+        self.clock.pass_seconds(after)
+        return await recovery.drain(self.core)
+
+    async def refund(self, payment_id: str, amount: int | None = None, **options: Any) -> refunds.RefundResult:
+        return await refunds.refund(self.core, payment_id, STAFF, amount_minor=amount, **options)
+
+    async def paid(self, gateway: str, *lines: tuple[str, int], card: str = "pm_card_visa") -> tuple[OrderView, str]:
+        """A paid order and its payment's id."""
+        order = await self.order(*lines)
+        started = await self.start(order.id, gateway)
+        if gateway == "stripe":
+            assert self.confirm(started, card=card).status == 200
+        else:
+            self.approve(started)
+        assert (await self.complete(started.payment.id)).order_status == "paid"
+        return order, started.payment.id
+
+    async def ref(self, payment_id: str) -> str:
+        """The gateway's id of the payment's object."""
+        rows = await self.rows("SELECT gateway_ref FROM payments WHERE id = :id", id=payment_id)
+        return str(rows[0]["gateway_ref"])
+
     # ── What a test looks at ──────────
 
     @property
@@ -182,6 +239,45 @@ class Shop:
         rows = await self.rows(f"SELECT count(*) AS n FROM {table}")  # noqa: S608
         return int(rows[0]["n"])
 
+    async def captures_booked(self) -> int:
+        return len(await self.rows("SELECT id FROM journal_entries WHERE kind = 'capture'"))
+
+    async def refund_states(self, payment_id: str) -> list[tuple[int, str]]:
+        rows = await self.rows(
+            "SELECT amount_minor, state FROM refunds WHERE payment_id = :id ORDER BY created_at, id", id=payment_id
+        )
+        return [(row["amount_minor"], row["state"]) for row in rows]
+
+    async def refund_status(self, order_id: str) -> str:
+        rows = await self.rows("SELECT refund_status FROM orders WHERE id = :id", id=order_id)
+        return str(rows[0]["refund_status"])
+
+    async def balances(self, order_id: str) -> dict[str, int]:
+        """Where the order's money is: the sum of each account that is not empty."""
+        rows = await self.rows(
+            "SELECT p.account, sum(p.amount_minor) AS minor FROM journal_entries e"
+            " JOIN journal_postings p ON p.entry_id = e.id WHERE e.order_id = :id GROUP BY p.account",
+            id=order_id,
+        )
+        return {row["account"]: int(row["minor"]) for row in rows if row["minor"]}
+
+    async def assert_journal_equals_gateways(self) -> None:
+        """Invariant I1: object by object and to the cent, our books say what the gateways' own books say."""
+        ours = await self.rows(
+            "SELECT e.gateway, e.gateway_object, p.currency, sum(p.amount_minor) AS minor FROM journal_entries e"
+            " JOIN journal_postings p ON p.entry_id = e.id AND p.account = 'gateway:' || e.gateway"
+            " GROUP BY e.gateway, e.gateway_object, p.currency"
+        )
+        mine = {(row["gateway"], row["gateway_object"], row["currency"]): int(row["minor"]) for row in ours}
+        theirs: dict[tuple[str, str, str], int] = {}
+        for name, twin in ((n, t) for n, t in self.twins.items() if hasattr(t, "books")):
+            for entry in twin.books():
+                key = (name, entry.object, entry.currency)
+                theirs[key] = theirs.get(key, 0) + entry.minor
+        assert {key: minor for key, minor in mine.items() if minor} == {
+            key: minor for key, minor in theirs.items() if minor
+        }
+
     async def assert_books_balance(self) -> None:
         """Invariants that hold at any moment: I3, I5, I6."""
         unbalanced = await self.rows(
@@ -196,7 +292,7 @@ class Shop:
         assert wrong_stock == []
         double = await self.rows(
             "SELECT order_id FROM journal_entries e JOIN journal_postings p ON p.entry_id = e.id"
-            " WHERE p.account = 'sales' GROUP BY order_id HAVING count(*) > 1"
+            " WHERE e.kind = 'capture' AND p.account = 'sales' GROUP BY order_id HAVING count(*) > 1"
         )
         assert double == []
 
@@ -206,7 +302,9 @@ class Shop:
         captured = await self.rows("SELECT * FROM payments WHERE order_id = :id AND status = 'captured'", id=order.id)
         assert len(captured) == 1
         assert captured[0]["captured_minor"] == order.total.minor
-        entries = await self.rows("SELECT * FROM journal_entries WHERE order_id = :id", id=order.id)
+        entries = await self.rows(
+            "SELECT * FROM journal_entries WHERE order_id = :id AND kind = 'capture'", id=order.id
+        )
         assert [(one["gateway_object"], one["kind"]) for one in entries] == [(captured[0]["capture_ref"], "capture")]
         sold = await self.rows(
             "SELECT sku, quantity FROM stock_movements WHERE order_id = :id AND kind = 'sale' ORDER BY sku",

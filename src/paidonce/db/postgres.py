@@ -82,11 +82,13 @@ class PostgresTransaction(Usable):
             record = await self._connection.fetchrow(_text(sql, lock), *values)
         return None if record is None else dict(record)
 
-    async def fetch_all(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Sequence[Row]:
-        """All rows; `lock` appends FOR UPDATE."""
+    async def fetch_all(
+        self, sql: str, params: Params | None = None, *, lock: bool = False, skip_locked: bool = False
+    ) -> Sequence[Row]:
+        """All rows; `lock` appends FOR UPDATE, with `skip_locked` SKIP LOCKED as well."""
         values = numbered(sql, params)
         with self._waiting():
-            records = await self._connection.fetch(_text(sql, lock), *values)
+            records = await self._connection.fetch(_text(sql, lock, skip_locked), *values)
         return [dict(record) for record in records]
 
     async def execute(self, sql: str, params: Params | None = None) -> int:
@@ -291,9 +293,9 @@ def split_pool_size(url: str) -> tuple[str, int]:
     return f"{base}?{urlencode(query)}", int(size)
 
 
-def _text(sql: str, lock: bool = False) -> str:
+def _text(sql: str, lock: bool = False, skip_locked: bool = False) -> str:
     text = parse(sql).numbered
-    return locking(text) if lock else text
+    return locking(text, skip_locked=skip_locked) if lock else text
 
 
 def _words(error: BaseException) -> str:

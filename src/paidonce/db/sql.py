@@ -65,9 +65,9 @@ def numbered(sql: str, params: Params | None) -> tuple[Any, ...]:
     return tuple(given[name] for name in names)
 
 
-def locking(sql: str) -> str:
-    """`sql`, a SELECT, with PostgreSQL's row locks."""
-    return sql.rstrip("; \n") + " FOR UPDATE"
+def locking(sql: str, *, skip_locked: bool = False) -> str:
+    """`sql`, a SELECT, with PostgreSQL's row locks; `skip_locked` leaves out rows that somebody else has locked."""
+    return sql.rstrip("; \n") + (" FOR UPDATE SKIP LOCKED" if skip_locked else " FOR UPDATE")
 
 
 def _list(names: Iterable[str]) -> str:

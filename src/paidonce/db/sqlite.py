@@ -84,7 +84,9 @@ class SqliteTransaction(Usable):
             row = cursor.fetchone()
             return None if row is None else dict(zip(_columns(cursor), row, strict=True))
 
-    async def fetch_all(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Sequence[Row]:
+    async def fetch_all(
+        self, sql: str, params: Params | None = None, *, lock: bool = False, skip_locked: bool = False
+    ) -> Sequence[Row]:
         """All rows."""
         with self._executed(sql, params) as cursor:
             columns = _columns(cursor)

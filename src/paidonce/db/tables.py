@@ -40,6 +40,21 @@ def _table(name: str, *parts: SchemaItem) -> Table[Any]:
     return Table(name, metadata, *parts, sqlite_strict=True)
 
 
+def _lease() -> tuple[SchemaItem, ...]:
+    """When work on a row is due (NULL: never), and which worker has it: a committed lease with a fencing token."""
+    return (
+        Column("due_at", Big),
+        Column("tries", Integer, nullable=False),
+        Column("lease_token", Text),
+        Column("lease_until", Big, nullable=False),
+    )
+
+
+def _due(table: str) -> Index:
+    due = text("due_at IS NOT NULL")
+    return Index(f"ix_{table}_due_at", "due_at", sqlite_where=due, postgresql_where=due)
+
+
 def _one_of(column: str, *words: str) -> CheckConstraint:
     listed = ", ".join(f"'{word}'" for word in words)
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
@@ -110,14 +125,23 @@ orders = _table(
     Column("status", Text, nullable=False),
     Column("refund_status", Text, nullable=False),
     Column("total_minor", Big, nullable=False),
+    Column("due_minor", Big, nullable=False),  # What has to be paid; a partial capture, which is final, lowers it.
     Column("currency", Text, nullable=False),
     Column("created_at", Big, nullable=False),
     Column("updated_at", Big, nullable=False),
+    Column("expires_at", Big, nullable=False),  # An order that is unpaid by then is closed.
     Column("paid_at", Big),
     CheckConstraint("total_minor >= 0", name="total_not_negative"),
+    CheckConstraint("due_minor >= 0 AND due_minor <= total_minor", name="due_within_total"),
     _one_of("status", "open", "pending", "paid", "canceled", "expired"),
     _one_of("refund_status", "none", "partial", "full"),
     Index("ix_orders_user_id_created_at", "user_id", "created_at"),
+    Index(
+        "ix_orders_expires_at",
+        "expires_at",
+        sqlite_where=text("status = 'open'"),
+        postgresql_where=text("status = 'open'"),
+    ),
 )
 order_lines = _table(
     "order_lines",
@@ -136,6 +160,7 @@ holds = _table(
     Column("expires_at", Big, nullable=False),
     CheckConstraint("quantity > 0", name="quantity_positive"),
     Index("ix_holds_sku_expires_at", "sku", "expires_at"),
+    Index("ix_holds_expires_at", "expires_at"),
 )
 
 # ── Payments (orders are referred to by id only, since a host may keep them in tables of its own) ──────────
@@ -151,6 +176,7 @@ payments = _table(
     Column("account", Text, nullable=False),  # The merchant account that the money must go to.
     Column("live", Integer, nullable=False),
     Column("captures_in_browser", Integer, nullable=False),
+    Column("capture_method", Text, nullable=False),
     Column("gateway_ref", Text),  # The gateway's object, once known.
     Column("capture_ref", Text),
     Column("captured_minor", Big, nullable=False),
@@ -163,12 +189,16 @@ payments = _table(
     Column("asked_at", Big, nullable=False),  # When the newest snapshot was asked for; older news comes too late.
     Column("created_at", Big, nullable=False),
     Column("updated_at", Big, nullable=False),
+    *_lease(),
     _one_of("status", *_PAYMENT),
     _one_of("refund_status", "none", "partial", "full"),
+    _one_of("capture_method", "automatic", "manual"),
     _one_of("capture_right", "held", "voiding"),
     CheckConstraint("amount_minor > 0", name="amount_positive"),
     CheckConstraint("captured_minor >= 0", name="captured_not_negative"),
     UniqueConstraint("gateway", "gateway_ref"),
+    _due("payments"),
+    Index("ix_payments_capture_ref", "gateway", "capture_ref"),
     # One capture right per order: the reason why two gateways can't both take the money.
     Index(
         "uq_payments_capture_right",
@@ -199,9 +229,69 @@ operations = _table(
     Column("claimed_until", Big, nullable=False),  # Until then one caller owns the call; later another may repeat it.
     Column("created_at", Big, nullable=False),
     Column("finished_at", Big),
-    _one_of("kind", "create", "capture", "void", "refund"),
+    _one_of("kind", "create", "authorize", "capture", "void", "refund"),
     _one_of("state", "recorded", "succeeded", "declined", "refused", "abandoned"),
     UniqueConstraint("payment_id", "kind", "round"),
+)
+
+refunds = _table(
+    "refunds",
+    Column("id", Text, primary_key=True),
+    Column("payment_id", Text, ForeignKey("payments.id"), nullable=False, index=True),
+    Column("order_id", Text, nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("gateway_ref", Text),  # The gateway's refund object, once known.
+    Column("operation_id", Text, ForeignKey("operations.id")),  # NULL for one made at the gateway's dashboard.
+    Column("amount_minor", Big, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("restock", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("request_key", Text),  # The client's own key: the same request twice is one refund.
+    Column("failure_reason", Text),
+    Column("created_at", Big, nullable=False),
+    Column("updated_at", Big, nullable=False),
+    _one_of("origin", "staff", "automatic", "gateway"),
+    _one_of("state", "recorded", "pending", "succeeded", "failed"),
+    CheckConstraint("amount_minor > 0", name="amount_positive"),
+    UniqueConstraint("gateway", "gateway_ref"),
+    UniqueConstraint("payment_id", "request_key"),
+)
+disputes = _table(
+    "disputes",
+    Column("gateway", Text, primary_key=True),
+    Column("gateway_ref", Text, primary_key=True),
+    Column("payment_id", Text, ForeignKey("payments.id"), nullable=False, index=True),
+    Column("order_id", Text, nullable=False),
+    Column("amount_minor", Big, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("withdrawn", Integer, nullable=False),  # 1: the gateway has taken the amount from the merchant.
+    Column("reason", Text),
+    Column("created_at", Big, nullable=False),
+    Column("updated_at", Big, nullable=False),
+    _one_of("state", "open", "won", "lost"),
+)
+# What gateways told by webhook: one row per event, whatever repeats. Bodies are not kept, since they hold secrets.
+inbox = _table(
+    "inbox",
+    Column("id", Text, primary_key=True),
+    Column("gateway", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("payment_id", Text, index=True),  # Ours, once found.
+    Column("claims", Text, nullable=False),  # JSON: what the event names and claims, never believed.
+    Column("state", Text, nullable=False),
+    Column("outcome", Text),
+    Column("created_at", Big, nullable=False),
+    Column("received_at", Big, nullable=False),
+    Column("finished_at", Big),
+    *_lease(),
+    _one_of("state", "recorded", "parked", "processed", "ignored"),
+    UniqueConstraint("gateway", "event_id"),
+    _due("inbox"),
 )
 
 # ── The books, what happened, and what the merchant hears ──────────
@@ -241,7 +331,37 @@ outbox = _table(
     Column("order_id", Text, nullable=False, index=True),
     Column("payload", Text, nullable=False),
     Column("created_at", Big, nullable=False),
-    Column("delivered_at", Big),
+)
+# Who is told: a configured URL or a subscriber in the process. Events up to `handed_out` have their deliveries.
+endpoints = _table(
+    "endpoints",
+    Column("name", Text, primary_key=True),
+    Column("handed_out", Big, nullable=False),  # outbox.seq
+    Column("created_at", Big, nullable=False),
+)
+deliveries = _table(
+    "deliveries",
+    Column("id", Text, primary_key=True),
+    Column("endpoint", Text, ForeignKey("endpoints.name"), nullable=False),
+    Column("seq", Big, ForeignKey("outbox.seq"), nullable=False),
+    Column("order_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("last_error", Text),
+    Column("created_at", Big, nullable=False),
+    Column("finished_at", Big),
+    *_lease(),
+    _one_of("state", "waiting", "delivered", "given_up"),
+    UniqueConstraint("endpoint", "seq"),
+    _due("deliveries"),
+    # Events of one order are told in their order: the next one waits for the one before.
+    Index(
+        "ix_deliveries_waiting",
+        "endpoint",
+        "order_id",
+        "seq",
+        sqlite_where=text("state = 'waiting'"),
+        postgresql_where=text("state = 'waiting'"),
+    ),
 )
 
 # What was written there is never changed or deleted, not even by our own mistake.

@@ -27,6 +27,7 @@ def welcome(
     """Where the shop is, who can sign in, and what to try."""
     console.print(f"\n[bold]The shop is open:[/] [link={shop_url}]{shop_url}[/link]   (Ctrl-C closes it)")
     console.print(f"Interface: {shop_url}/docs   Offline gateways: {sandbox_url}   Data: {escape(data)}")
+    console.print(f"Faults, refunds, disputes, webhooks: {sandbox_url}/_control", soft_wrap=True)
     people = _table("Sign in as", "who", "email", "password")
     for login in logins:
         people.add_row(*map(escape, login))

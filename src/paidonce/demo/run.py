@@ -84,7 +84,7 @@ def _ready(own: Mapping[str, str], folder: DataFolder, port: int, beside: socket
     environment = demo_environment(own, folder, known, port=port, shop_url=shop_url, sandbox_url=sandbox_url)
     settings = load_settings(environment.values)
     configure_logging(log_format=settings.log_format, level=settings.log_level)
-    with servers.sandbox_process(beside, sandbox_url, folder.sandbox_state):
+    with servers.sandbox_process(beside, sandbox_url, folder.sandbox_state, shop_url):
         asyncio.run(_prepare(environment))
         yield _Ready(environment, known, shop_url, sandbox_url)
 

@@ -44,10 +44,14 @@ def in_thread(app: Any, listener: socket.socket) -> Iterator[None]:
 
 
 @contextmanager
-def sandbox_process(listener: socket.socket, public_url: str, state_file: Path) -> Iterator[None]:
-    """Run `paidonce sandbox` on `listener`, until the block or this process ends. Raises `ConfigError` if it can't."""
+def sandbox_process(listener: socket.socket, public_url: str, state_file: Path, shop_url: str) -> Iterator[None]:
+    """Run `paidonce sandbox` on `listener`, until the block or this process ends. Its webhooks go to `shop_url`.
+
+    Raises `ConfigError` if it can't.
+    """
     command = [sys.executable, "-m", "paidonce", "sandbox", "--fd", str(listener.fileno())]
     command += ["--public-url", public_url, "--state-file", str(state_file), "--end-with-stdin"]
+    command += ["--shop-url", shop_url]
     # A session of its own: Ctrl-C reaches the shop alone, which then ends the sandbox last.
     with subprocess.Popen(  # noqa: S603 - our own module, no shell.
         command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True

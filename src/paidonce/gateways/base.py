@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Protocol
 
 from paidonce.money import Money
-from paidonce.ports import Clock
+from paidonce.ports import Clock, Microseconds
+
+
+class CaptureMethod(StrEnum):
+    """Who moves the money of a confirmed payment, and when."""
+
+    AUTOMATIC = "automatic"  # At once.
+    MANUAL = "manual"  # Confirming only reserves it; staff capture it later, all or a part, or void it.
 
 
 class Progress(StrEnum):
@@ -28,10 +35,26 @@ class Progress(StrEnum):
     AWAITING_BUYER = "awaiting_buyer"
     APPROVED = "approved"  # The buyer agreed; the money moves when we capture.
     PROCESSING = "processing"  # Neither paid nor failed yet. Unknown statuses belong here too.
-    AUTHORIZED = "authorized"
-    CAPTURED = "captured"
+    AUTHORIZED = "authorized"  # Reserved; the money moves when we capture.
+    CAPTURED = "captured"  # Stays so, whatever is refunded or disputed later.
     FAILED = "failed"
-    CANCELED = "canceled"
+    CANCELED = "canceled"  # Ended without money: voided, expired, or released after an authorization.
+
+
+class RefundProgress(StrEnum):
+    """What the gateway says of a refund. Unknown words are PENDING."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # Also canceled: the money stays, or came back to the merchant.
+
+
+class DisputeProgress(StrEnum):
+    """What the gateway says of a dispute. Unknown words are OPEN."""
+
+    OPEN = "open"
+    WON = "won"  # The merchant keeps the money; also withdrawn, or an inquiry that was closed.
+    LOST = "lost"
 
 
 class DeclineCode(StrEnum):
@@ -60,6 +83,31 @@ class Decline:
 
 
 @dataclass(frozen=True, slots=True)
+class RefundSnapshot:
+    """What the gateway's own refund object said at one moment, whoever made the refund."""
+
+    ref: str  # The gateway's id of the refund: the journal's unique object.
+    progress: RefundProgress
+    amount: Money
+    refund_id: str | None  # Ours, as the gateway repeats it; None for a refund made at the gateway's dashboard.
+    raw_status: str
+    failure_reason: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeSnapshot:
+    """What the gateway's own dispute object said at one moment."""
+
+    ref: str
+    progress: DisputeProgress
+    amount: Money  # What is disputed, in the payment's currency.
+    withdrawn: bool  # Whether the gateway has taken that amount from the merchant (an inquiry has not).
+    reason: str | None
+    raw_status: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the gateway's own object said at one moment: the only thing that settles a payment."""
 
@@ -77,6 +125,35 @@ class Snapshot:
     decline: Decline | None = None  # The last attempt's decline, if that is the newest news.
     pending_reason: str | None = None
     request_id: str | None = None
+    # The buyer is in the middle of it (3-D Secure, say), so the goods stay held a while longer.
+    in_progress: bool = False
+    # What the gateway kept for itself, in the currency it settles in; None as long as it does not say.
+    fee: Money | None = None
+    # All refunds and disputes of the capture, oldest first; None where the reading did not ask for them.
+    refunds: tuple[RefundSnapshot, ...] | None = None
+    disputes: tuple[DisputeSnapshot, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookEvent:
+    """A webhook whose signature was verified, reduced to what the core needs. It is a trigger and settles nothing.
+
+    `progress`, `refund` and `dispute` say what it claims, only to recognise news that we know already. Nothing else of
+    the body is kept, since bodies hold client secrets.
+    """
+
+    gateway: str
+    id: str  # The gateway's id of the event: the same for every repetition.
+    type: str  # The gateway's own word, for the history.
+    relevant: bool  # False for types that are not about a payment's life: answered 200 and ignored.
+    created_at: Microseconds
+    # Whatever the event names of the payment; each may be None.
+    ref: str | None = None
+    capture_ref: str | None = None
+    payment_id: str | None = None
+    progress: Progress | None = None
+    refund: tuple[str, RefundProgress] | None = None  # The gateway's id of the refund, and its state.
+    dispute: tuple[str, DisputeProgress] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +175,7 @@ class CreateRequest:
     return_url: str  # Absolute; where a redirect brings the buyer back.
     cancel_url: str
     idempotency_key: str
+    capture_method: CaptureMethod = CaptureMethod.AUTOMATIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +211,13 @@ class Gateway(Protocol):
     # (PayPal).
     # Such a gateway must be able to void, or an order could never be paid another way.
     captures_in_browser: bool
-    # False if the gateway has no call to end an object; the core then closes the payment locally (PayPal).
+    # False if the gateway has no call to end an unconfirmed object; the core then closes the payment locally (PayPal).
     can_void: bool
-    # How long the gateway remembers a key; past it a create is abandoned and a capture is looked up, never repeated.
+    # How long the gateway remembers a key; past it a create is abandoned, and a capture or refund is looked up, never
+    # repeated.
     create_key_life_seconds: int
-    capture_key_life_seconds: int
+    capture_key_life_seconds: int  # For `authorize` as well.
+    refund_key_life_seconds: int
 
     def check_amount(self, amount: Money) -> None:
         """Raise `money.MoneyError` if this gateway can't express `amount` exactly. Called before anything else."""
@@ -151,11 +231,24 @@ class Gateway(Protocol):
     async def reopen(self, ref: str) -> Opened:
         """Read the object again, with the client values for a page that was reloaded. Must not change anything."""
 
-    async def fetch(self, ref: str) -> Snapshot:
-        """Read the object. Must not change anything."""
+    async def fetch(self, ref: str, *, details: bool = False) -> Snapshot:
+        """Read the object. Must not change anything.
+
+        With `details` the snapshot holds all refunds and disputes of the capture (empty tuples if there is none), and
+        the fee if the gateway says it by now; that may take more calls, so it is asked for only when they matter.
+        """
+
+    async def authorize(self, ref: str, *, idempotency_key: str) -> Snapshot:
+        """Reserve the money of an APPROVED object whose capture method is MANUAL; the answer is AUTHORIZED.
+
+        Never called where `captures_in_browser`: there the browser's confirmation reserves it. Declines are snapshots
+        as in `capture`.
+        """
 
     async def capture(self, ref: str, *, idempotency_key: str, amount: Money) -> Snapshot:
         """Move the money of an APPROVED or AUTHORIZED object.
+
+        `amount` may be less than what was authorized; the capture is final, and the rest is released.
 
         A decline is a snapshot with `decline`, not an error; so is an object that the buyer has not approved yet
         (AWAITING_BUYER, nothing captured) and one that is captured already.
@@ -164,7 +257,24 @@ class Gateway(Protocol):
     async def void(self, ref: str) -> Snapshot:
         """Ask the gateway to end the object, then read it again: it may have gone through meanwhile. Safe to repeat.
 
-        It moves no money, so it carries no key of ours; a gateway that demands one derives it from `ref`.
+        It releases an authorization as well, also where `can_void` is False. It moves no money, so it carries no key of
+        ours; a gateway that demands one derives it from `ref`.
+        """
+
+    async def refund(
+        self, ref: str, capture_ref: str, *, idempotency_key: str, amount: Money, refund_id: str
+    ) -> RefundSnapshot:
+        """Give `amount` of a capture back. `refund_id` is ours and must come back in `fetch(…, details=True)`.
+
+        Raises `GatewayRefused` for a clear no (refunded already, too old, disputed); nothing was refunded then.
+        """
+
+    async def read_webhook(self, headers: Mapping[str, str], body: bytes) -> WebhookEvent:
+        """Verify the raw `body`'s signature first, then read it. `headers` have lower-case names.
+
+        Raises `errors.WebhookRefused` for anything forged, unreadable, too old, of the wrong mode or another account,
+        or if the gateway has no webhook secret configured; `errors.WebhookUnverifiable` if what the check needs (a
+        certificate) can't be fetched right now. There is no way to turn the check off. Makes no other call.
         """
 
     def component(self) -> Component:
@@ -210,13 +320,54 @@ class Transport(Protocol):
         """Send and read the whole answer within `deadline_seconds`."""
 
 
+@dataclass(frozen=True, slots=True)
+class BookEntry:
+    """One thing that happened to the merchant's money, as the twin's own books have it.
+
+    `kind` is `capture`, `refund`, `refund_failed`, `fee`, `dispute_opened` (withdrawn), `dispute_won` (given back) or
+    `dispute_lost`; `object` is the gateway's id of the capture, refund or dispute. `minor` is the change of the
+    merchant's balance in minor units by ISO exponent, negative for what went out; 0 for `dispute_lost`.
+    """
+
+    object: str
+    kind: str
+    minor: int
+    currency: str
+    payment_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Something that can be made to happen at a twin from outside: what a dashboard, a bank or time does.
+
+    `params` are the names of its text parameters with a word on each; `summary` is one sentence for the control page.
+    """
+
+    name: str
+    summary: str
+    params: Mapping[str, str]
+
+
 class SandboxCore(Protocol):
     """A gateway's offline twin as a pure state machine: request in, response out, no socket, no clock of its own."""
 
     name: str
+    controls: tuple[Control, ...]
 
     def handle(self, request: HttpRequest, *, now: int) -> HttpResponse:
         """Answer `request` (its URL holds path and query below the twin's mount) at `now` microseconds."""
+
+    def control(self, name: str, params: Mapping[str, str], *, now: int) -> Mapping[str, str]:
+        """Carry out one of `controls`; what it returns is shown. Raises `ValueError` naming what is wrong."""
+
+    def take_webhooks(self, *, now: int) -> list[HttpRequest]:
+        """The signed webhooks that came up since the last call, oldest first, each once.
+
+        Their URLs are `/webhooks/<name>`; whoever takes them delivers them, and may repeat, reorder or lose them.
+        """
+
+    def books(self) -> tuple[BookEntry, ...]:
+        """Everything that moved the merchant's money, oldest first."""
 
     def dump(self) -> str:
         """The whole state as JSON."""

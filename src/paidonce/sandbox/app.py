@@ -1,50 +1,49 @@
-"""The offline sandbox: one ASGI app that mounts each provider's twin at `/<name>/…`, and the same without sockets.
+"""The offline sandbox: one ASGI app that mounts each provider's twin at `/<name>/…`, with its dials at `/_control`.
 
 It needs no web framework, holds no real money and no real card, and speaks only as well as each gateway's own core.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
+import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from paidonce.errors import ConfigError, GatewayBusy
-from paidonce.gateways.base import HttpRequest, HttpResponse, Provider, SandboxCore
-from paidonce.gateways.registry import providers as registered_providers
-from paidonce.ports import Clock, SystemClock, assert_outside_transaction
+import structlog
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from paidonce.errors import ConfigError
+from paidonce.gateways.base import HttpRequest, HttpResponse, Provider, SandboxCore
+from paidonce.gateways.transport import AiohttpTransport
+from paidonce.ports import SECOND, Clock, SystemClock
+from paidonce.sandbox import page
+from paidonce.sandbox.connection import Connection, Receive, Scope, Send, suffer
+from paidonce.sandbox.control import ROOT, ControlDesk
+from paidonce.sandbox.dials import Dials
+from paidonce.sandbox.mounts import answer_below_mount, gateway_of, json_answer, sandbox_cores, sandbox_environment
+from paidonce.sandbox.transport import SandboxTransport
+from paidonce.sandbox.webhooks import Courier, Parcel, WebhookQueue, loopback_url
+
+__all__ = [
+    "LARGEST_BODY_BYTES",
+    "SandboxApp",
+    "SandboxTransport",
+    "answer_below_mount",
+    "create_sandbox_app",
+    "sandbox_cores",
+    "sandbox_environment",
+]
 
 LARGEST_BODY_BYTES = 1024 * 1024
+# How often the twins are asked whether time has brought something new.
+TICK_SECONDS = 1.0
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_STYLE = "body{font:16px/1.5 system-ui,sans-serif;max-width:42rem;margin:3rem auto;padding:0 1rem}"
-_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-
-
-def sandbox_cores(public_url: str, providers: Iterable[Provider] | None = None) -> dict[str, SandboxCore]:
-    """The twins of all providers that have one, by name. Browsers reach each at `public_url`/`<name>`."""
-    known = registered_providers() if providers is None else providers
-    twins = ((provider.name, provider.sandbox(public_url.rstrip("/"))) for provider in known)
-    return {name: core for name, core in sorted(twins, key=lambda twin: twin[0]) if core is not None}
-
-
-def sandbox_environment(public_url: str, providers: Iterable[Provider] | None = None) -> dict[str, str]:
-    """The settings that make every gateway talk to its twin below `public_url`."""
-    known = registered_providers() if providers is None else providers
-    settings: dict[str, str] = {}
-    for provider in known:
-        settings |= provider.sandbox_environment(public_url.rstrip("/"))
-    return settings
+log = structlog.get_logger("paidonce.sandbox")
 
 
 def create_sandbox_app(
@@ -53,118 +52,192 @@ def create_sandbox_app(
     providers: Sequence[Provider] | None = None,
     clock: Clock | None = None,
     state_file: str | Path | None = None,
+    shop_url: str | None = None,
 ) -> SandboxApp:
     """The sandbox as an ASGI app, reachable by browsers at `public_url`.
 
-    With a `state_file` every change is on disk before it is answered, and the next start knows it. Raises `ConfigError`
-    for a state file that can't be read.
+    With a `state_file` every change is on disk before it is answered, and the next start knows it. With a `shop_url` on
+    this machine the twins' webhooks are delivered there; without one nobody hears of them. Raises `ConfigError` for a
+    state file that can't be read and for a shop elsewhere.
     """
     cores = sandbox_cores(public_url, providers)
-    return SandboxApp(cores, clock or SystemClock(), None if state_file is None else Path(state_file))
+    shop = loopback_url(shop_url) if shop_url else None
+    return SandboxApp(cores, clock or SystemClock(), None if state_file is None else Path(state_file), shop_url=shop)
 
 
 class SandboxApp:
-    """An ASGI 3 application over twins; `create_sandbox_app` builds it."""
+    """An ASGI 3 application over twins; `create_sandbox_app` builds it.
 
-    def __init__(self, cores: Mapping[str, SandboxCore], clock: Clock, state_file: Path | None) -> None:
+    `dials` and `queue` are open to whoever runs it in a test.
+    """
+
+    def __init__(
+        self, cores: Mapping[str, SandboxCore], clock: Clock, state_file: Path | None, *, shop_url: str | None = None
+    ) -> None:
         self.cores = dict(cores)
+        self.dials = Dials()
+        self.queue = WebhookQueue(self.dials)
         self._clock = clock
         self._state_file = state_file
         # The states of twins which aren't loaded today are kept for the day they are again.
-        self._saved: dict[str, str] = {} if state_file is None else _load(state_file, self.cores)
+        self._saved: dict[str, str] = {} if state_file is None else _load(state_file, self.cores, self.queue)
+        self._transport = AiohttpTransport(clock)
+        self._courier = None if shop_url is None else Courier(self.queue, self._transport, clock, shop_url)
+        self._control = ControlDesk(self.cores, self.dials, self.queue, shop_url)
+        self._rounds: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self._unsaved = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await self._live(receive, send)
         elif scope["type"] == "http":
-            await _respond(send, scope["method"], await self._answer(scope, receive))
+            self._begin_rounds()
+            await self._answer(scope, Connection(scope["method"], receive, send))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> HttpResponse:
-        path = _path(scope)
-        if path == "/healthz":
-            return _json(200, {"status": "ok", "sandbox": True, "gateways": list(self.cores)})
-        if path == "/":
-            return self._landing_page()
-        body = await _read_body(receive)
-        if body is None:
-            return _json(413, {"error": f"the sandbox takes bodies of at most {LARGEST_BODY_BYTES} bytes"})
-        query = scope["query_string"].decode("latin-1")
-        target = f"{path}?{query}" if query else path
-        request = HttpRequest(scope["method"], target, _headers(scope), body)
-        answer = answer_below_mount(self.cores, request, now=self._clock.now())
-        if request.method not in _READING:
+    async def aclose(self) -> None:
+        """Stop delivering. What is not delivered is in the state file. A server's shutdown does this by itself."""
+        rounds, self._rounds = self._rounds, None
+        if rounds is not None:
+            rounds.cancel()
+            with suppress(asyncio.CancelledError):
+                await rounds
+        if self._unsaved:
             self._save()
-        return answer
+        await self._transport.close()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self._begin_rounds()
+            elif message["type"] == "lifespan.shutdown":
+                await self.aclose()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+
+    # ── Requests ──────────
+
+    async def _answer(self, scope: Scope, connection: Connection) -> None:
+        path = _path(scope)
+        if (fixed := self._fixed_page(path)) is not None:
+            await connection.respond(fixed)
+            return
+        body = await _read_body(connection.receive)
+        if body is None:
+            too_large = {"error": f"the sandbox takes bodies of at most {LARGEST_BODY_BYTES} bytes"}
+            await connection.respond(json_answer(413, too_large))
+            return
+        query = scope["query_string"].decode("latin-1")
+        request = HttpRequest(scope["method"], f"{path}?{query}" if query else path, _headers(scope), body)
+        if path == ROOT or path.startswith(ROOT + "/"):
+            answer = self._control.answer(request, now=self._clock.now(), mount=scope.get("root_path") or "")
+            await self._after(request)
+            await connection.respond(answer)
+        else:
+            await self._at_a_twin(request, connection)
+
+    def _fixed_page(self, path: str) -> HttpResponse | None:
+        if path == "/healthz":
+            return json_answer(200, {"status": "ok", "sandbox": True, "gateways": list(self.cores)})
+        return page.landing(list(self.cores)) if path == "/" else None
+
+    async def _at_a_twin(self, request: HttpRequest, connection: Connection) -> None:
+        async def carry_out() -> HttpResponse:
+            answer = answer_below_mount(self.cores, request, now=self._clock.now())
+            await self._after(request)
+            return answer
+
+        name = gateway_of(self.cores, request.url)
+        rule = None if name is None else self.dials.for_call(name, request)
+        if rule is None:
+            await connection.respond(await carry_out())
+        else:
+            await suffer(rule, connection, self._clock, carry_out)
+
+    async def _after(self, request: HttpRequest) -> None:
+        """Keep what the request has changed, and see that the shop hears of it."""
+        early = [parcel for parcel in self._collect() if parcel.early and parcel.due <= self._clock.now()]
+        # In our hands before anything is awaited, or the rounds would deliver them as well.
+        for parcel in early:
+            parcel.taken = True
+        if request.method not in _READING or self._unsaved:
+            self._save()
+        for parcel in early:
+            assert self._courier is not None
+            await self._courier.deliver(parcel)
+            self._unsaved = True
+        self._news.set()
+
+    # ── Webhooks ──────────
+
+    def _collect(self) -> list[Parcel]:
+        """Take the twins' new webhooks; returns those that are to be delivered."""
+        before = self.queue.count
+        if self._courier is None:
+            self.queue.discard(self.cores, self._clock.now())
+            fresh = []
+        else:
+            fresh = self.queue.collect(self.cores, self._clock.now())
+        # Also those that are dropped have left the twin, which must not tell them again after a restart.
+        self._unsaved |= self.queue.count != before
+        return fresh
+
+    def _begin_rounds(self) -> None:
+        if self._rounds is None and self._courier is not None:
+            self._rounds = asyncio.create_task(self._make_rounds(self._courier), name="sandbox-webhooks")
+
+    async def _make_rounds(self, courier: Courier) -> None:
+        while True:
+            try:
+                await self._round(courier)
+            except Exception:
+                # A twin's or the disk's trouble must not silence all webhooks from then on.
+                log.exception("sandbox_webhooks_failed")
+                await asyncio.sleep(TICK_SECONDS)
+            await self._pause()
+
+    async def _round(self, courier: Courier) -> None:
+        self._collect()
+        for parcel in self.queue.due(self._clock.now()):
+            await courier.deliver(parcel)
+            self._unsaved = True
+        if self._unsaved:
+            self._save()
+
+    async def _pause(self) -> None:
+        next_due = self.queue.next_due()
+        left = TICK_SECONDS if next_due is None else (next_due - self._clock.now()) / SECOND
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), min(max(left, 0.01), TICK_SECONDS))
+        self._news.clear()
 
     def _save(self) -> None:
         if self._state_file is None:
+            self._unsaved = False
             return
         self._saved |= {name: core.dump() for name, core in self.cores.items()}
+        state = {"version": 1, "cores": self._saved, "webhooks": self.queue.dump()}
         written = self._state_file.with_name(self._state_file.name + ".new")
-        written.write_text(json.dumps({"version": 1, "cores": self._saved}), encoding="utf-8")
+        written.write_text(json.dumps(state), encoding="utf-8")
         # A rename is atomic: a killed demo leaves the old state or the new one, never half a file.
         os.replace(written, self._state_file)
-
-    def _landing_page(self) -> HttpResponse:
-        mounted = "".join(f"<li><code>/{html.escape(name)}/</code></li>" for name in self.cores)
-        page = (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width"><title>paidonce offline sandbox</title>'
-            f"<style>{_STYLE}</style></head><body><main><h1>paidonce offline sandbox</h1>"
-            "<p>This is a stand-in for the payment gateways below. It is <strong>not</strong> a payment service: no "
-            "money moves here, and no real card or account may be entered.</p>"
-            f"<ul>{mounted}</ul></main></body></html>"
-        )
-        headers = {
-            "content-type": "text/html; charset=utf-8",
-            "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'",
-        }
-        return HttpResponse(200, headers, page.encode())
+        self._unsaved = False
 
 
-class SandboxTransport:
-    """`base.Transport` that answers from twins in this process, below `public_url`, without a socket."""
-
-    def __init__(self, cores: Mapping[str, SandboxCore], clock: Clock, public_url: str) -> None:
-        self._cores = cores
-        self._clock = clock
-        self._base = public_url.rstrip("/")
-
-    async def send(self, request: HttpRequest, *, deadline_seconds: float) -> HttpResponse:
-        """Answer at once. Raises `GatewayBusy` for any other host, since nothing can have reached it from here."""
-        del deadline_seconds
-        assert_outside_transaction("a call to the sandbox")
-        target = request.url.removeprefix(self._base)
-        if target == request.url or not target.startswith("/"):
-            raise GatewayBusy("could not connect: only the offline sandbox is reachable from here")
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        inner = HttpRequest(request.method, target, headers, request.body)
-        return answer_below_mount(self._cores, inner, now=self._clock.now())
-
-    async def close(self) -> None:
-        """Nothing to free."""
-
-
-def answer_below_mount(cores: Mapping[str, SandboxCore], request: HttpRequest, *, now: int) -> HttpResponse:
-    """Let the twin named by the first segment of the path answer; it sees the URL below its mount."""
-    name, slash, rest = request.url.removeprefix("/").partition("/")
-    core = cores.get(name)
-    if core is None or not slash:
-        return _json(404, {"error": "the offline sandbox has no gateway here", "gateways": list(cores)})
-    inner = HttpRequest(request.method, "/" + rest, request.headers, request.body)
-    answer = core.handle(inner, now=now)
-    return HttpResponse(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.body)
-
-
-def _load(state_file: Path, cores: Mapping[str, SandboxCore]) -> dict[str, str]:
+def _load(state_file: Path, cores: Mapping[str, SandboxCore], queue: WebhookQueue) -> dict[str, str]:
     if not state_file.exists():
         return {}
     try:
-        saved: dict[str, str] = json.loads(state_file.read_text(encoding="utf-8"))["cores"]
+        state: dict[str, Any] = json.loads(state_file.read_text(encoding="utf-8"))
+        saved: dict[str, str] = state["cores"]
         for name in cores.keys() & saved.keys():
             cores[name].load(saved[name])
+        # A file of an earlier version has none.
+        queue.load(state.get("webhooks", []))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         problem = (
             f"The sandbox's state file {state_file} can't be read ({type(error).__name__}). Delete it to start anew."
@@ -202,22 +275,3 @@ async def _read_body(receive: Receive) -> bytes | None:
             return None
         if not message.get("more_body", False):
             return bytes(body)
-
-
-async def _respond(send: Send, method: str, answer: HttpResponse) -> None:
-    headers = {**answer.headers, "content-length": str(len(answer.body))}
-    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
-
-
-def _json(status: int, value: object) -> HttpResponse:
-    return HttpResponse(status, {"content-type": "application/json"}, json.dumps(value).encode())

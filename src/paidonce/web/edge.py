@@ -23,6 +23,9 @@ from paidonce.errors import Forbidden, Problem
 from paidonce.web import problems
 
 LARGEST_BODY_BYTES = 64 * 1024
+# Gateways send whole objects; the largest known are far below this.
+LARGEST_WEBHOOK_BYTES = 512 * 1024
+WEBHOOKS = "/webhooks/"
 BODY_SECONDS = 20.0
 
 log = structlog.get_logger("paidonce.requests")
@@ -72,7 +75,8 @@ class Edge:
         connection = HTTPConnection(scope)
         try:
             self._check_origin(scope["method"], connection.headers)
-            body = await _read_body(receive, connection.headers)
+            largest = LARGEST_WEBHOOK_BYTES if scope["path"].startswith(WEBHOOKS) else LARGEST_BODY_BYTES
+            body = await _read_body(receive, connection.headers, largest)
             _check_content_type(scope["path"], connection.headers, body)
             await self._app(scope, _replay(body, receive), answer.send)
         except Problem as problem:
@@ -168,10 +172,10 @@ def permissions_policy(extra: Mapping[str, Iterable[str]]) -> str:
     return ", ".join([payment, *(f"{feature}=()" for feature in _OTHER_FEATURES)])
 
 
-async def _read_body(receive: Receive, headers: Headers) -> bytes:
-    """The whole body, within bounds of size and time."""
+async def _read_body(receive: Receive, headers: Headers, largest: int) -> bytes:
+    """The whole body, within bounds of size and time; a declared size is refused before anything is read."""
     declared = headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:12]) > LARGEST_BODY_BYTES:
+    if declared.isascii() and declared.isdigit() and int(declared[:12]) > largest:
         raise problems.BodyTooLarge
     body = bytearray()
     try:
@@ -181,7 +185,7 @@ async def _read_body(receive: Receive, headers: Headers) -> bytes:
                 if message["type"] == "http.disconnect":
                     raise _ClientGone
                 body += message.get("body", b"")
-                if len(body) > LARGEST_BODY_BYTES:
+                if len(body) > largest:
                     raise problems.BodyTooLarge
                 if not message.get("more_body", False):
                     return bytes(body)

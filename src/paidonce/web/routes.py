@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from paidonce.web import api, health, models, pages
+from paidonce.web import api, health, models, pages, webhooks
 
 _problems = models.problem_responses
 
@@ -34,6 +34,9 @@ def api_router() -> APIRouter:
     r.post("/api/payments/{payment_id}/complete", **pay(result, 200, complete))(api.complete_payment)
     r.post("/api/payments/{payment_id}/cancel", **pay(result, 200, _problems(401, 404, 409, 503)))(api.cancel_payment)
     r.get("/api/payments/{payment_id}", **pay(models.PaymentOut, 200, _problems(401, 404)))(api.get_payment)
+
+    news = _tagged("Webhooks")(dict[str, str], 200, _problems(400, 404, 413, 503))
+    r.post("/webhooks/{gateway}", **news)(webhooks.receive)
 
     r.get("/healthz", **_tagged("Operation")(dict[str, str]))(health.healthz)
     r.get("/readyz", **_tagged("Operation")(dict[str, str], 200, _problems(503)))(health.readyz)

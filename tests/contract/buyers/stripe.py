@@ -50,4 +50,6 @@ contradictions = (
     {"STRIPE_SECRET_KEY": "sk_live_canary", "STRIPE_PUBLISHABLE_KEY": "pk_live_canary"},
     {"STRIPE_API_BASE": "http://stripe.example"},
     {"STRIPE_WEBHOOK_SECRET": ""},
+    {"STRIPE_WEBHOOK_SECRET": "whsec_canary_one,"},
+    {"STRIPE_WEBHOOK_SECRET": "canary"},
 )

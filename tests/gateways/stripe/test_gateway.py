@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -169,7 +170,7 @@ async def test_a_strange_reference_stays_inside_its_path(gateway: StripeGateway,
     transport.requests.clear()
     with pytest.raises(Exception, match="Stripe answered 404"):
         await gateway.fetch("../account?x=1#")
-    assert transport.requests[0].url.endswith("/v1/payment_intents/..%2Faccount%3Fx%3D1%23")
+    assert urlsplit(transport.requests[0].url).path.endswith("/v1/payment_intents/..%2Faccount%3Fx%3D1%23")
 
 
 @pytest.mark.parametrize("amount", [Money(1234, "KWD"), Money(0, "EUR"), Money(150, "MGA")])

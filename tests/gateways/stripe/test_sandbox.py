@@ -354,8 +354,179 @@ def test_the_list_is_newest_first_and_has_pages(api: Api) -> None:
 
 
 def test_unknown_addresses_of_the_api(api: Api) -> None:
-    error = refused(api("GET", "/v1/refunds"), 404)
+    error = refused(api("GET", "/v1/payouts"), 404)
     assert "Unrecognized request URL" in error["message"]
+
+
+# Refunds, disputes, balance
+
+REFUNDS, DISPUTES = "/v1/refunds", "/v1/disputes"
+
+
+@pytest.fixture
+def paid(api: Api, intent: dict[str, Any]) -> dict[str, Any]:
+    confirm(api, intent, "4242424242424242")
+    return read(api("GET", f"{INTENTS}/{intent['id']}"))
+
+
+def charge_of(api: Api, intent: dict[str, Any]) -> dict[str, Any]:
+    return read(api("GET", f"/v1/charges/{intent['latest_charge']}"))
+
+
+def control(api: Api, name: str, **params: str) -> dict[str, str]:
+    return dict(api.core.control(name, params, now=api.clock.now()))
+
+
+@pytest.mark.parametrize("by", ["payment_intent", "charge"])
+def test_a_refund_names_its_payment_and_counts_on_the_charge(api: Api, paid: dict[str, Any], by: str) -> None:
+    form = {by: paid["id" if by == "payment_intent" else "latest_charge"], "metadata[refund_id]": "ref_1"}
+    refund = read(api("POST", REFUNDS, {**form, "amount": "500"}))
+    assert (refund["status"], refund["amount"], refund["metadata"]) == ("succeeded", 500, {"refund_id": "ref_1"})
+    assert (refund["payment_intent"], refund["charge"]) == (paid["id"], paid["latest_charge"])
+    assert read(api("GET", f"{REFUNDS}/{refund['id']}")) == refund
+    charge = charge_of(api, paid)
+    assert (charge["amount_refunded"], charge["refunded"]) == (500, False)
+    rest = read(api("POST", REFUNDS, form))
+    assert rest["amount"] == 1499
+    charge = charge_of(api, paid)
+    assert (charge["amount_refunded"], charge["refunded"]) == (1999, True)
+    assert read(api("GET", f"{INTENTS}/{paid['id']}"))["status"] == "succeeded"
+    control(api, "fail_refund", refund=rest["id"])
+    charge = charge_of(api, paid)
+    assert (charge["amount_refunded"], charge["refunded"]) == (500, False)
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "code"),
+    [
+        ({}, 400, "parameter_missing"),
+        ({"payment_intent": "pi_of_nobody"}, 404, "resource_missing"),
+        ({"charge": "ch_of_nobody"}, 404, "resource_missing"),
+        ({"payment_intent": "{id}", "amount": "0"}, 400, "parameter_invalid_integer"),
+        ({"payment_intent": "{id}", "amount": "-1"}, 400, "parameter_invalid_integer"),
+        ({"payment_intent": "{id}", "amount": "1.5"}, 400, "parameter_invalid_integer"),
+        ({"payment_intent": "{id}", "amount": "2000"}, 400, None),
+        ({"payment_intent": "{id}", "reason": "boredom"}, 400, None),
+        ({"payment_intent": "{id}", "metadata": "x"}, 400, None),
+        ({"payment_intent": "{id}", "colour": "red"}, 400, "parameter_unknown"),
+        ({"payment_intent": "{id}", "expand[]": "colour"}, 400, None),
+    ],
+)
+def test_refused_refunds_move_nothing(
+    api: Api, paid: dict[str, Any], form: dict[str, str], status: int, code: str | None
+) -> None:
+    filled = {name: value.format(id=paid["id"]) for name, value in form.items()}
+    before = charge_of(api, paid)
+    refused(api("POST", REFUNDS, filled, idempotency_key="r"), status, code)
+    assert charge_of(api, paid) == before
+    assert read(api("GET", REFUNDS))["data"] == []
+
+
+def test_refund_amounts_keep_the_currencys_steps(api: Api) -> None:
+    form = {"amount": "50000", "currency": "isk", "confirm": "true", "payment_method": "pm_card_visa"}
+    intent = read(api("POST", INTENTS, {**form, "return_url": RETURN_URL}))
+    refused(api("POST", REFUNDS, {"payment_intent": intent["id"], "amount": "150"}), 400)
+    assert read(api("POST", REFUNDS, {"payment_intent": intent["id"], "amount": "100"}))["amount"] == 100
+
+
+def test_a_key_refunds_once_and_remembers_a_refusal(api: Api, paid: dict[str, Any]) -> None:
+    form = {"payment_intent": paid["id"], "amount": "1999"}
+    first, again = (api("POST", REFUNDS, form, idempotency_key="r1") for _ in range(2))
+    assert first.body == again.body
+    assert charge_of(api, paid)["amount_refunded"] == 1999
+    for _ in range(2):
+        answer = api("POST", REFUNDS, form, idempotency_key="r2")
+        refused(answer, 400, "charge_already_refunded")
+    assert answer.headers["idempotent-replayed"] == "true"
+
+
+def test_refunds_and_disputes_belong_to_an_account(api: Api, paid: dict[str, Any]) -> None:
+    refund = read(api("POST", REFUNDS, {"payment_intent": paid["id"], "amount": "1"}))
+    dispute = control(api, "open_dispute", ref=paid["id"])["dispute"]
+    other = "sk_test_sandbox2"
+    for path in (f"{REFUNDS}/{refund['id']}", f"{DISPUTES}/{dispute}"):
+        assert api("GET", path).status == 200
+        refused(api("GET", path, key=other), 404, "resource_missing")
+        refused(api("GET", path, key="pk_test_sandbox"), 403, "secret_key_required")
+    refused(api("POST", REFUNDS, {"payment_intent": paid["id"]}, key=other), 404, "resource_missing")
+    refused(api("POST", REFUNDS, {"payment_intent": paid["id"]}, key="pk_test_sandbox"), 403, "secret_key_required")
+    assert read(api("GET", REFUNDS, key=other))["data"] == []
+    assert read(api("GET", DISPUTES, key=other))["data"] == []
+
+
+def test_lists_filter_by_payment_and_have_pages(api: Api, paid: dict[str, Any]) -> None:
+    other = read(api("POST", INTENTS, ORDER))
+    confirm(api, other, "4242424242424242")
+    form = {"payment_intent": paid["id"], "amount": "1"}
+    mine = [read(api("POST", REFUNDS, form))["id"] for _ in range(3)][::-1]
+    theirs = read(api("POST", REFUNDS, {"payment_intent": other["id"], "amount": "1"}))["id"]
+    for form in ({"payment_intent": paid["id"]}, {"charge": paid["latest_charge"]}):
+        assert [item["id"] for item in read(api("GET", REFUNDS, form))["data"]] == mine
+        first = read(api("GET", REFUNDS, {**form, "limit": "2"}))
+        assert ([item["id"] for item in first["data"]], first["has_more"]) == (mine[:2], True)
+        rest = read(api("GET", REFUNDS, {**form, "starting_after": mine[1]}))
+        assert ([item["id"] for item in rest["data"]], rest["has_more"]) == (mine[2:], False)
+    assert [item["id"] for item in read(api("GET", REFUNDS))["data"]] == [theirs, *mine]
+    refused(api("GET", REFUNDS, {"payment_intent": "pi_of_nobody"}), 404, "resource_missing")
+    refused(api("GET", REFUNDS, {"starting_after": "re_of_nobody"}), 404, "resource_missing")
+    refused(api("GET", DISPUTES, {"colour": "red"}), 400, "parameter_unknown")
+    dispute = control(api, "open_dispute", ref=paid["id"])["dispute"]
+    assert [item["id"] for item in read(api("GET", DISPUTES, {"payment_intent": paid["id"]}))["data"]] == [dispute]
+    assert read(api("GET", DISPUTES, {"payment_intent": other["id"]}))["data"] == []
+
+
+def test_every_movement_of_the_balance_is_there(api: Api, paid: dict[str, Any]) -> None:
+    refund = read(api("POST", REFUNDS, {"payment_intent": paid["id"], "amount": "500"}))
+    control(api, "fail_refund", refund=refund["id"])
+    dispute = control(api, "open_dispute", ref=paid["id"])["dispute"]
+    control(api, "close_dispute", dispute=dispute, outcome="won")
+    movements = read(api("GET", "/v1/balance_transactions"))["data"][::-1]
+    assert [(item["type"], item["amount"], item["fee"], item["net"]) for item in movements] == [
+        ("charge", 1999, 55, 1944),
+        ("refund", -500, 0, -500),
+        ("refund_failure", 500, 0, 500),
+        ("adjustment", -1999, 0, -1999),
+        ("adjustment", 1999, 0, 1999),
+    ]
+    sources = [paid["latest_charge"], refund["id"], refund["id"], dispute, dispute]
+    assert [item["source"] for item in movements] == sources
+    assert sum(item["net"] for item in movements) == sum(entry.minor for entry in api.core.books())
+    found = read(api("GET", "/v1/balance_transactions", {"source": refund["id"]}))["data"]
+    assert [item["id"] for item in found] == [movements[2]["id"], movements[1]["id"]]
+    assert read(api("GET", f"/v1/balance_transactions/{movements[0]['id']}")) == movements[0]
+    assert read(api("GET", f"{DISPUTES}/{dispute}"))["balance_transactions"] == movements[3:]
+
+
+@pytest.mark.parametrize("form", [{"expand[]": "latest_charge.balance_transaction"}, {"expand[0]": "latest_charge"}])
+def test_expansion_goes_as_deep_as_it_is_asked_to(api: Api, paid: dict[str, Any], form: dict[str, str]) -> None:
+    charge = read(api("GET", f"{INTENTS}/{paid['id']}", form))["latest_charge"]
+    assert charge["id"] == paid["latest_charge"]
+    movement = charge["balance_transaction"]
+    if "expand[]" in form:
+        assert (movement["amount"], movement["fee"]) == (1999, 55)
+    else:
+        assert movement.startswith("txn_")
+    listed = read(api("GET", INTENTS, {"expand[]": "data.latest_charge"}))["data"]
+    assert listed[0]["latest_charge"]["object"] == "charge"
+    # What was shown expanded is kept plain.
+    assert read(api("GET", f"{INTENTS}/{paid['id']}"))["latest_charge"] == paid["latest_charge"]
+
+
+@pytest.mark.parametrize("path", ["colour", "latest_charge.colour", "data.latest_charge", "latest_charge.id", "", "."])
+def test_what_cannot_be_expanded_is_refused_before_anything_happens(
+    api: Api, intent: dict[str, Any], path: str
+) -> None:
+    form = {"payment_method": "pm_card_visa", "return_url": RETURN_URL, "expand[]": path}
+    refused(api("POST", f"{INTENTS}/{intent['id']}/confirm", form), 400)
+    refused(api("GET", f"{INTENTS}/{intent['id']}", {"expand[]": path}), 400)
+    assert read(api("GET", f"{INTENTS}/{intent['id']}"))["status"] == "requires_payment_method"
+
+
+def test_the_twins_own_slow_card_can_be_typed_in(api: Api, intent: dict[str, Any]) -> None:
+    assert read(confirm(api, intent, "4000 0000 0000 7007"))["status"] == "processing"
+    charge = charge_of(api, read(api("GET", f"{INTENTS}/{intent['id']}")))
+    assert (charge["status"], charge["paid"], charge["captured"]) == ("pending", False, False)
+    assert api.core.books() == ()
 
 
 # 3-D Secure
@@ -547,5 +718,20 @@ def test_objects_load_in_the_official_package(api: Api, intent: dict[str, Any]) 
     assert (paid.status, paid.amount_received, paid.currency) == ("succeeded", 1999, "eur")
     assert isinstance(paid.latest_charge, stripe.Charge)
     assert paid.latest_charge.captured is True
+    form = {"payment_intent": paid.id, "amount": "500"}
+    refund = stripe.Refund.construct_from(read(api("POST", REFUNDS, form)), "sk_test_sandbox")
+    assert (refund.status, refund.amount, refund.payment_intent) == ("succeeded", 500, paid.id)
+    control(api, "open_dispute", ref=paid.id)
+    disputes: stripe.ListObject[stripe.Dispute] = stripe.ListObject.construct_from(
+        read(api("GET", DISPUTES)), "sk_test_sandbox"
+    )
+    assert isinstance(disputes.data[0], stripe.Dispute)
+    assert isinstance(disputes.data[0].balance_transactions[0], stripe.BalanceTransaction)
+    for request in api.core.take_webhooks(now=api.clock.now()):
+        secret = "whsec_offline_sandbox_only"
+        header = request.headers["stripe-signature"]
+        assert stripe.WebhookSignature.verify_header(request.body, header, secret)
+        event = stripe.Event.construct_from(json.loads(request.body), "sk_test_sandbox")
+        assert event.type.partition(".")[0] in {"payment_intent", "charge", "refund"}
     account = stripe.Account.construct_from(read(api("GET", "/v1/account")), "sk_test_sandbox")
     assert account.charges_enabled is True

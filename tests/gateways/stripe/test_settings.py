@@ -48,6 +48,10 @@ def test_test_and_live_keys_are_told_apart() -> None:
         ({**TEST, "STRIPE_PUBLISHABLE_KEY": "pk_live_canary2"}, "different modes"),
         ({**TEST, "STRIPE_WEBHOOK_SECRET": ""}, "STRIPE_WEBHOOK_SECRET"),
         ({**TEST, "STRIPE_WEBHOOK_SECRET": "canary3"}, "STRIPE_WEBHOOK_SECRET"),
+        ({**TEST, "STRIPE_WEBHOOK_SECRET": "whsec_"}, "STRIPE_WEBHOOK_SECRET"),
+        ({**TEST, "STRIPE_WEBHOOK_SECRET": "whsec_canary3,"}, "STRIPE_WEBHOOK_SECRET"),
+        ({**TEST, "STRIPE_WEBHOOK_SECRET": "whsec_canary3,canary4"}, "STRIPE_WEBHOOK_SECRET"),
+        ({**TEST, "STRIPE_WEBHOOK_SECRET": "whsec_canary3 whsec_canary4"}, "STRIPE_WEBHOOK_SECRET"),
         ({**TEST, "STRIPE_API_BASE": "http://stripe.example"}, "STRIPE_API_BASE"),
         ({**TEST, "STRIPE_API_BASE": "http://127.0.0.1.evil.example"}, "STRIPE_API_BASE"),
         ({**TEST, "STRIPE_API_BASE": "https://user:canary4@stripe.example"}, "STRIPE_API_BASE"),
@@ -75,6 +79,20 @@ def test_all_problems_are_told_at_once() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1:9000", "localhost:9000", "[::1]:9000"])
 def test_plain_http_and_a_path_are_fine_on_this_machine(host: str) -> None:
     assert settings(STRIPE_API_BASE=f"http://{host}/stripe/").api_base == f"http://{host}/stripe"
+
+
+@pytest.mark.parametrize(
+    ("given", "secrets"),
+    [
+        (None, ()),
+        ("whsec_canary3", ("whsec_canary3",)),
+        (" whsec_canary3 , whsec_canary4 ", ("whsec_canary3", "whsec_canary4")),
+        ("whsec_canary3,whsec_canary3", ("whsec_canary3",)),
+    ],
+)
+def test_one_or_two_webhook_secrets(given: str | None, secrets: tuple[str, ...]) -> None:
+    changes = {} if given is None else {"STRIPE_WEBHOOK_SECRET": given}
+    assert settings(**changes).webhook_secrets == secrets
 
 
 def test_secrets_stay_out_of_the_representation() -> None:

@@ -7,11 +7,13 @@ import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from jsonschema import Draft202012Validator
 
-from paidonce.gateways.base import HttpRequest, HttpResponse
+from paidonce.errors import GatewayRefused
+from paidonce.gateways.base import HttpRequest, HttpResponse, Snapshot
 from paidonce.gateways.stripe.gateway import StripeGateway
 from paidonce.gateways.stripe.sandbox.replies import decode_form
 from paidonce.gateways.stripe.wire import API_VERSION
@@ -67,8 +69,10 @@ def _with_nulls(node: Any) -> Any:
 
 
 def _typed(value: Any, schema: dict[str, Any]) -> Any:
-    """A decoded form with integers and booleans where the schema has them, since forms only carry text."""
+    """A decoded form with integers, booleans and lists where the schema has them, since forms only carry text."""
     kind = schema.get("type")
+    if kind == "array" and isinstance(value, dict) and list(value) == [str(place) for place in range(len(value))]:
+        return list(value.values())
     if isinstance(value, dict):
         known = schema.get("properties", {})
         return {name: _typed(item, known.get(name, {})) for name, item in value.items()}
@@ -159,6 +163,63 @@ def test_expanded_charges_and_browser_views_are_stripes(spec: Spec, api: Api) ->
     spec.check_answer(request, api("GET", path, {"client_secret": intent["client_secret"]}, key="pk_test_sandbox"))
     charge = f"/v1/charges/{intent['latest_charge']}"
     spec.check_answer(HttpRequest("GET", charge), api("GET", charge))
+
+
+async def test_refunds_disputes_and_their_events_are_stripes(
+    spec: Spec, gateway: StripeGateway, transport: TwinTransport, open_intent: Callable[..., Awaitable[str]]
+) -> None:
+    core, now = transport.core, transport.clock.now()
+    ref = await open_intent()
+    paid = await gateway.confirm_as_test_buyer(ref, payment_method="pm_card_visa", return_url=RETURN_URL)
+    await _refund(gateway, paid, 500, "re_key_1")
+    core.control("pend_next_refund", {}, now=now)
+    await _refund(gateway, paid, 300, "re_key_2")
+    failed = await _refund(gateway, paid, 200, "re_key_3")
+    core.control("fail_refund", {"refund": failed}, now=now)
+    inquiry = core.control("open_dispute", {"ref": ref, "inquiry": "true"}, now=now)["dispute"]
+    core.control("close_dispute", {"dispute": inquiry, "outcome": "won"}, now=now)
+    dispute = core.control("open_dispute", {"ref": ref}, now=now)["dispute"]
+    await gateway.fetch(ref, details=True)
+    core.control("close_dispute", {"dispute": dispute, "outcome": "won"}, now=now)
+    core.control("open_dispute", {"ref": ref, "amount": "100"}, now=now)
+    with pytest.raises(GatewayRefused):
+        await _refund(gateway, paid, 100, "re_key_4")
+    await gateway.fetch(ref, details=True)
+    paths = {urlsplit(request.url).path.rpartition("/")[2] for request in transport.requests}
+    assert {"refunds", "disputes"} <= paths
+    for request in transport.requests:
+        if request.method == "POST":
+            spec.check_request(request)
+        spec.check_answer(request, core.handle(request, now=now))
+    schemas = spec.document["components"]["schemas"]
+    events = [json.loads(request.body) for request in core.take_webhooks(now=now)]
+    for event in events:
+        spec.check(schemas["event"], event)
+        spec.check(schemas[event["data"]["object"]["object"]], event["data"]["object"])
+    assert {event["data"]["object"]["object"] for event in events} == {"payment_intent", "charge", "refund", "dispute"}
+
+
+async def _refund(gateway: StripeGateway, paid: Snapshot, minor: int, key: str) -> str:
+    amount = Money(minor, "EUR")
+    refund = await gateway.refund(
+        paid.ref, paid.capture_ref or "", idempotency_key=key, amount=amount, refund_id=f"ref_{minor}"
+    )
+    return refund.ref
+
+
+@pytest.mark.parametrize("name", ["refunds", "disputes", "balance_transactions"])
+def test_single_objects_are_stripes(spec: Spec, api: Api, name: str) -> None:
+    form = {"amount": "1999", "currency": "eur", "confirm": "true", "payment_method": "pm_card_visa"}
+    intent = json.loads(api("POST", "/v1/payment_intents", {**form, "return_url": RETURN_URL}).body)
+    api("POST", "/v1/refunds", {"payment_intent": intent["id"], "amount": "500"})
+    api.core.control("open_dispute", {"ref": intent["id"]}, now=api.clock.now())
+    listed = api("GET", f"/v1/{name}")
+    spec.check_answer(HttpRequest("GET", f"/v1/{name}"), listed)
+    items = json.loads(listed.body)["data"]
+    assert items
+    for item in items:
+        path = f"/v1/{name}/{item['id']}"
+        spec.check_answer(HttpRequest("GET", path), api("GET", path))
 
 
 def test_the_validator_sees_mistakes(spec: Spec) -> None:

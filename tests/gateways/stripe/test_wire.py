@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from paidonce.gateways.base import DeclineCode, Progress
+from paidonce.gateways.base import CaptureMethod, CreateRequest, DeclineCode, DisputeProgress, Progress, RefundProgress
 from paidonce.gateways.stripe import wire
 from paidonce.money import Money, MoneyError
 
@@ -205,3 +206,182 @@ def test_a_decline_counts_only_while_the_buyer_is_asked_again() -> None:
     assert declined.progress is Progress.AWAITING_BUYER
     for status in ("requires_action", "processing", "canceled"):
         assert read(status=status, last_payment_error=error).decline is None
+
+
+def test_the_capture_method_is_sent() -> None:
+    request = CreateRequest(
+        "pay_1", "ord_1", "1001", Money(1999, "EUR"), "https://s.example/r", "https://s.example", "k"
+    )
+    assert wire.create_params(request)["capture_method"] == "automatic"
+    assert wire.create_params(replace(request, capture_method=CaptureMethod.MANUAL))["capture_method"] == "manual"
+
+
+def test_the_buyer_is_in_the_middle_of_it_only_at_the_bank() -> None:
+    statuses = ("requires_action", "requires_confirmation", "requires_payment_method", "processing", "canceled")
+    assert [read(status=status).in_progress for status in statuses] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("reason", ["automatic", "expired", "requested_by_customer", None])
+def test_a_reservation_that_ended_is_canceled_whoever_ended_it(reason: str | None) -> None:
+    snapshot = read(status="canceled", cancellation_reason=reason, latest_charge="ch_1", amount_received=0)
+    assert (snapshot.progress, snapshot.captured, snapshot.capture_ref) == (Progress.CANCELED, None, None)
+
+
+PAID: dict[str, Any] = {"status": "succeeded", "amount_received": 1999}
+
+
+@pytest.mark.parametrize(
+    ("movement", "fee"),
+    [
+        ({"id": "txn_1", "fee": 55, "currency": "eur"}, Money(55, "EUR")),
+        ({"id": "txn_1", "fee": 61, "currency": "usd"}, Money(61, "USD")),
+        ({"id": "txn_1", "fee": 0, "currency": "eur"}, Money(0, "EUR")),
+        ({"id": "txn_1", "fee": 5500, "currency": "isk"}, Money(55, "ISK")),
+        # A fee that our units can't express, or can't be read, is not known; the payment counts all the same.
+        ({"id": "txn_1", "fee": 5501, "currency": "isk"}, None),
+        ({"id": "txn_1", "fee": "55", "currency": "eur"}, None),
+        ({"id": "txn_1", "fee": 55}, None),
+        ({}, None),
+        ("txn_1", None),
+        (None, None),
+    ],
+)
+def test_the_fee_is_told_as_soon_as_stripe_tells_it(movement: object, fee: Money | None) -> None:
+    snapshot = read(**PAID, latest_charge={"id": "ch_1", "balance_transaction": movement})
+    assert (snapshot.progress, snapshot.captured, snapshot.fee) == (Progress.CAPTURED, Money(1999, "EUR"), fee)
+
+
+def test_no_fee_without_a_capture() -> None:
+    charge = {"id": "ch_1", "balance_transaction": {"fee": 55, "currency": "eur"}}
+    assert read(status="requires_capture", latest_charge=charge).fee is None
+    assert read(**PAID, latest_charge="ch_1").fee is None
+
+
+REFUND: dict[str, Any] = {
+    "id": "re_1",
+    "object": "refund",
+    "amount": 500,
+    "balance_transaction": "txn_2",
+    "currency": "eur",
+    "metadata": {"refund_id": "ref_1"},
+    "payment_intent": "pi_1",
+    "reason": None,
+    "status": "succeeded",
+}
+DISPUTE: dict[str, Any] = {
+    "id": "du_1",
+    "object": "dispute",
+    "amount": 1999,
+    "balance_transactions": [],
+    "currency": "eur",
+    "payment_intent": "pi_1",
+    "reason": "fraudulent",
+    "status": "needs_response",
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "progress"),
+    [
+        ("pending", RefundProgress.PENDING),
+        ("requires_action", RefundProgress.PENDING),
+        ("succeeded", RefundProgress.SUCCEEDED),
+        ("failed", RefundProgress.FAILED),
+        ("canceled", RefundProgress.FAILED),
+        ("of_next_year", RefundProgress.PENDING),
+        (None, RefundProgress.PENDING),
+    ],
+)
+def test_refund_statuses(status: str | None, progress: RefundProgress) -> None:
+    refund = wire.refund({**REFUND, "status": status}, "pi_1", request_id="req_1")
+    assert (refund.progress, refund.raw_status) == (progress, status or "unknown")
+    assert (refund.ref, refund.amount, refund.refund_id) == ("re_1", Money(500, "EUR"), "ref_1")
+    assert refund.request_id == "req_1"
+
+
+def test_a_refund_of_the_dashboard_has_no_id_of_ours_and_says_why_it_failed() -> None:
+    refund = wire.refund({**REFUND, "metadata": None, "status": "failed", "failure_reason": "declined"}, "pi_1")
+    assert (refund.refund_id, refund.failure_reason) == (None, "declined")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"object": "charge"}, {"id": None}, {"amount": "500"}, {"currency": None}, {"payment_intent": "pi_2"}],
+)
+def test_unreadable_refunds_are_never_a_snapshot(changes: dict[str, Any]) -> None:
+    with pytest.raises(wire.WireError):
+        wire.refund({**REFUND, **changes}, "pi_1")
+    with pytest.raises(wire.WireError):
+        wire.refunds({**INTENT, **PAID}, [REFUND, {**REFUND, **changes}])
+
+
+def test_what_a_partial_capture_left_is_no_refund() -> None:
+    intent = {**INTENT, "status": "succeeded", "amount_received": 1500}
+    release = {**REFUND, "id": "re_0", "amount": 499, "balance_transaction": None, "metadata": {}}
+    real = [
+        {**release, "id": "re_1", "balance_transaction": "txn_2"},
+        {**release, "id": "re_2", "amount": 498},
+        {**release, "id": "re_3", "status": "pending"},
+        {**release, "id": "re_4", "metadata": {"refund_id": "ref_1"}},
+    ]
+    read = wire.refunds(intent, [*reversed(real), release])
+    assert [refund.ref for refund in read] == ["re_1", "re_2", "re_3", "re_4"]
+    # A payment that was captured in full has nothing to release.
+    assert [refund.ref for refund in wire.refunds({**INTENT, **PAID}, [release])] == ["re_0"]
+    expired = {**REFUND, "reason": "expired_uncaptured_charge"}
+    assert wire.refunds({**INTENT, **PAID}, [expired]) == ()
+
+
+@pytest.mark.parametrize(
+    ("status", "movements", "progress", "withdrawn"),
+    [
+        ("warning_needs_response", [], DisputeProgress.OPEN, False),
+        ("warning_under_review", [], DisputeProgress.OPEN, False),
+        ("warning_closed", [], DisputeProgress.WON, False),
+        ("needs_response", [], DisputeProgress.OPEN, True),
+        ("under_review", [], DisputeProgress.OPEN, True),
+        ("needs_response", [-1999], DisputeProgress.OPEN, True),
+        ("under_review", [-1999, 1999], DisputeProgress.OPEN, False),
+        ("won", [-1999, 1999], DisputeProgress.WON, False),
+        ("won", [], DisputeProgress.WON, False),
+        ("lost", [-1999], DisputeProgress.LOST, True),
+        ("lost", [], DisputeProgress.LOST, True),
+        ("prevented", [], DisputeProgress.WON, False),
+        ("of_next_year", [], DisputeProgress.OPEN, False),
+        ("of_next_year", [-1999], DisputeProgress.OPEN, True),
+    ],
+)
+def test_dispute_statuses(status: str, movements: list[int], progress: DisputeProgress, withdrawn: bool) -> None:
+    # The fee of a dispute stays with Stripe, won or lost, and says nothing of the disputed money.
+    listed = [{"amount": amount, "fee": 2000 if amount < 0 else 0, "net": amount - 2000} for amount in movements]
+    dispute = wire.dispute({**DISPUTE, "status": status, "balance_transactions": listed}, "pi_1")
+    assert (dispute.progress, dispute.withdrawn, dispute.raw_status) == (progress, withdrawn, status)
+    assert (dispute.ref, dispute.amount, dispute.reason) == ("du_1", Money(1999, "EUR"), "fraudulent")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"object": "refund"}, {"id": ""}, {"status": None}, {"amount": None}, {"payment_intent": "pi_2"}]
+)
+def test_unreadable_disputes_are_never_a_snapshot(changes: dict[str, Any]) -> None:
+    with pytest.raises(wire.WireError):
+        wire.disputes({**INTENT, **PAID}, [{**DISPUTE, **changes}])
+
+
+def test_lists_come_newest_first_and_are_read_oldest_first() -> None:
+    items = [{**DISPUTE, "id": f"du_{number}"} for number in (3, 2, 1)]
+    assert [one.ref for one in wire.disputes({**INTENT, **PAID}, items)] == ["du_1", "du_2", "du_3"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"object": "list", "data": None, "has_more": False},
+        {"object": "list", "data": [], "has_more": None},
+        {"object": "list", "data": [1], "has_more": False},
+        {"object": "refund", "data": [], "has_more": False},
+    ],
+)
+def test_what_is_no_list_is_not_read_as_an_empty_one(data: dict[str, Any]) -> None:
+    with pytest.raises(wire.WireError):
+        wire.page(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from paidonce.gateways.stripe.settings import NAMES, read_settings
+from paidonce.gateways.stripe.settings import NAMES, SANDBOX_WEBHOOK_SECRET, read_settings
 
 if TYPE_CHECKING:
     from paidonce.gateways.base import SandboxCore, Transport
@@ -35,11 +35,12 @@ class StripeProvider:
         return StripeSandbox(f"{public_url.rstrip('/')}/stripe")
 
     def sandbox_environment(self, public_url: str) -> Mapping[str, str]:
-        """Keys that only the twin knows, and its addresses."""
+        """Keys and a signing secret that only the twin uses, and its addresses."""
         base = f"{public_url.rstrip('/')}/stripe"
         return {
             "STRIPE_SECRET_KEY": "sk_test_sandbox",
             "STRIPE_PUBLISHABLE_KEY": "pk_test_sandbox",
+            "STRIPE_WEBHOOK_SECRET": SANDBOX_WEBHOOK_SECRET,
             "STRIPE_API_BASE": base,
             "STRIPE_JS_URL": f"{base}/js/v3",
         }

@@ -152,9 +152,9 @@ class StripeApi:
             http_client=_TransportClient(transport, clock),
         )
 
-    async def get(self, path: str) -> Answer:
-        """Read an object."""
-        return self._answer(await self._client.raw_request_async("get", path))
+    async def get(self, path: str, params: Mapping[str, Any] | None = None) -> Answer:
+        """Read an object, or a page of a list."""
+        return self._answer(await self._client.raw_request_async("get", path, **(params or {})))
 
     async def post(self, path: str, params: Mapping[str, Any], *, idempotency_key: str) -> Answer:
         """Carry something out, once per `idempotency_key` (up to 255 characters)."""

@@ -1,15 +1,26 @@
-"""Stripe behind the gateway protocol: a PaymentIntent with automatic capture, confirmed in the browser."""
+"""Stripe behind the gateway protocol: a PaymentIntent, confirmed in the browser, captured there or later by us."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from paidonce.errors import GatewayRefused, OutcomeUnknown
-from paidonce.gateways.base import Account, Component, CreateRequest, Opened, Snapshot, Transport
-from paidonce.gateways.stripe import wire
+from paidonce.gateways.base import (
+    Account,
+    Component,
+    CreateRequest,
+    Opened,
+    Progress,
+    RefundSnapshot,
+    Snapshot,
+    Transport,
+    WebhookEvent,
+)
+from paidonce.gateways.stripe import webhook, wire
 from paidonce.gateways.stripe.client import Answer, StripeApi
 from paidonce.gateways.stripe.settings import Settings, component_csp
 from paidonce.money import Money
@@ -17,6 +28,11 @@ from paidonce.ports import Clock
 
 _INTENTS = "/v1/payment_intents"
 _DAY_SECONDS = 24 * 3600
+# The fee stands in the charge's balance transaction; asking for it along costs no call.
+_WITH_FEE = {"expand": ["latest_charge.balance_transaction"]}
+_LARGEST_PAGE = 100
+# No charge has thousands of refunds or disputes; a list without an end would never settle anything.
+_MOST_PAGES = 50
 
 T = TypeVar("T")
 
@@ -30,6 +46,7 @@ class StripeGateway:
     can_void = True
     create_key_life_seconds = _DAY_SECONDS
     capture_key_life_seconds = _DAY_SECONDS
+    refund_key_life_seconds = _DAY_SECONDS
 
     def __init__(self, settings: Settings, transport: Transport, clock: Clock) -> None:
         self._settings = settings
@@ -59,12 +76,28 @@ class StripeGateway:
         """Read the intent again, client secret included."""
         return await self._opened(await self._read(ref))
 
-    async def fetch(self, ref: str) -> Snapshot:
-        """Read the intent."""
-        return await self._snapshot(await self._read(ref), ref)
+    async def fetch(self, ref: str, *, details: bool = False) -> Snapshot:
+        """Read the intent with its fee; with `details` all refunds and disputes of the capture as well."""
+        answer = await self._read(ref)
+        snapshot = await self._snapshot(answer, ref)
+        if not details:
+            return snapshot
+        if snapshot.progress is not Progress.CAPTURED:
+            # Where nothing was captured nothing can go back; Stripe lists released reservations as refunds.
+            return replace(snapshot, refunds=(), disputes=())
+        refunds, disputes = await self._all("/v1/refunds", ref), await self._all("/v1/disputes", ref)
+        return replace(
+            snapshot,
+            refunds=_readable(answer, lambda intent: wire.refunds(intent, refunds)),
+            disputes=_readable(answer, lambda intent: wire.disputes(intent, disputes)),
+        )
+
+    async def authorize(self, ref: str, *, idempotency_key: str) -> Snapshot:
+        """Always `GatewayRefused`: the browser's confirmation reserves the money already."""
+        raise GatewayRefused("Stripe reserves the money when the buyer confirms", code="not_supported")
 
     async def capture(self, ref: str, *, idempotency_key: str, amount: Money) -> Snapshot:
-        """Capture an authorized intent. Whatever state it is in by now is a snapshot, not an error."""
+        """Capture an authorized intent, all or a part. Whatever state it is in by now is a snapshot, not an error."""
         params = {"amount_to_capture": wire.to_stripe(amount)}
         return await self._act(ref, "capture", params, idempotency_key)
 
@@ -73,6 +106,26 @@ class StripeGateway:
         # Canceling twice is harmless, so the key only has to join the tries of this one call. The answer of a cancel is
         # the intent as it is afterwards; a refusal leads to a fresh read.
         return await self._act(ref, "cancel", {}, self._passing_key("void", ref))
+
+    async def refund(
+        self, ref: str, capture_ref: str, *, idempotency_key: str, amount: Money, refund_id: str
+    ) -> RefundSnapshot:
+        """Give `amount` back. The intent has one charge that captured, so Stripe finds `capture_ref` by itself."""
+        del capture_ref
+        params = wire.refund_params(ref, amount, refund_id)
+        answer = await self._api.post("/v1/refunds", params, idempotency_key=idempotency_key)
+        return _readable(answer, lambda data: wire.refund(data, ref, request_id=answer.request_id))
+
+    async def read_webhook(self, headers: Mapping[str, str], body: bytes) -> WebhookEvent:
+        """Verify and reduce one event. Calls nobody: the account is compared only once it is known."""
+        return webhook.read(
+            headers.get(webhook.HEADER),
+            body,
+            secrets=self._settings.webhook_secrets,
+            now=self._clock.now(),
+            live=self._settings.live,
+            account=None if self._account is None else self._account.id,
+        )
 
     def component(self) -> Component:
         """`<stripe-payment>`; card data goes from Stripe's frame to Stripe and never touches the shop's page."""
@@ -109,7 +162,7 @@ class StripeGateway:
     async def _act(self, ref: str, action: str, params: Mapping[str, Any], idempotency_key: str) -> Snapshot:
         path = f"{_INTENTS}/{quote(ref, safe='')}/{action}"
         try:
-            answer = await self._api.post(path, params, idempotency_key=idempotency_key)
+            answer = await self._api.post(path, {**params, **_WITH_FEE}, idempotency_key=idempotency_key)
         except GatewayRefused as refusal:
             # A decline or "not in this state": the intent itself says what happened. A mismatched key stays an alarm.
             if not wire.told_by_the_intent(refusal.code):
@@ -118,7 +171,20 @@ class StripeGateway:
         return await self._snapshot(answer, ref)
 
     async def _read(self, ref: str) -> Answer:
-        return await self._api.get(f"{_INTENTS}/{quote(ref, safe='')}")
+        return await self._api.get(f"{_INTENTS}/{quote(ref, safe='')}", _WITH_FEE)
+
+    async def _all(self, path: str, ref: str) -> list[Mapping[str, Any]]:
+        """The whole list of `path` for one intent, newest first as Stripe gives it."""
+        items: list[Mapping[str, Any]] = []
+        params: dict[str, Any] = {"payment_intent": ref, "limit": _LARGEST_PAGE}
+        for _ in range(_MOST_PAGES):
+            answer = await self._api.get(path, params)
+            page, more = _readable(answer, wire.page)
+            items += page
+            if not more:
+                return items
+            params["starting_after"] = _readable(Answer(page[-1], answer.request_id), wire.object_id)
+        raise OutcomeUnknown("Stripe's list has no end", request_id=answer.request_id)
 
     async def _opened(self, answer: Answer) -> Opened:
         snapshot = await self._snapshot(answer)

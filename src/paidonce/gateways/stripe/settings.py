@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
@@ -24,13 +25,22 @@ _SECRET_PREFIXES = {"sk_test_": False, "rk_test_": False, "sk_live_": True, "rk_
 _PUBLISHABLE_PREFIXES = {"pk_test_": False, "pk_live_": True}
 
 
+# Everybody can read it here, so it proves nothing outside the offline twin.
+SANDBOX_WEBHOOK_SECRET = "whsec_offline_sandbox_only"  # noqa: S105
+_WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{7,250}")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Checked settings. `live` is the keys' mode; `api_base` has no slash at its end."""
+    """Checked settings. `live` is the keys' mode; `api_base` has no slash at its end.
+
+    `webhook_secrets` are all those that sign right now: two while the endpoint's secret is rolled, none without
+    webhooks.
+    """
 
     secret_key: str = field(repr=False)
     publishable_key: str
-    webhook_secret: str | None = field(repr=False)
+    webhook_secrets: tuple[str, ...] = field(repr=False)
     api_base: str
     js_url: str
     live: bool
@@ -44,25 +54,26 @@ def read_settings(environment: Mapping[str, str]) -> Settings | None:
     values = {name: environment.get(name, "").strip() for name in NAMES}
     if not values["STRIPE_SECRET_KEY"] and not values["STRIPE_PUBLISHABLE_KEY"]:
         return None
-    # None means "leave it out", while an empty secret would accept what everybody can sign.
-    webhook_secret = values["STRIPE_WEBHOOK_SECRET"] if "STRIPE_WEBHOOK_SECRET" in environment else None
+    # Left out means no webhooks, while an empty secret would accept what everybody can sign.
+    secrets = values["STRIPE_WEBHOOK_SECRET"].split(",") if "STRIPE_WEBHOOK_SECRET" in environment else []
+    webhook_secrets = tuple(dict.fromkeys(secret.strip() for secret in secrets))
     api_base = values["STRIPE_API_BASE"].rstrip("/") or API_BASE
     js_url = values["STRIPE_JS_URL"] or JS_URL
+    live = any(values[name].startswith(("sk_live_", "rk_live_", "pk_live_")) for name in NAMES[:2])
     problems = [
         *_key_problems(values["STRIPE_SECRET_KEY"], values["STRIPE_PUBLISHABLE_KEY"]),
-        *_webhook_problems(webhook_secret),
+        *_webhook_problems(webhook_secrets, live=live),
         *_address_problems("STRIPE_API_BASE", api_base),
         *_address_problems("STRIPE_JS_URL", js_url),
         *_base_problems(api_base),
     ]
-    live = any(values[name].startswith(("sk_live_", "rk_live_", "pk_live_")) for name in NAMES[:2])
     problems += _live_problems(live, api_base, js_url)
     if problems:
         raise ConfigError(problems)
     return Settings(
         secret_key=values["STRIPE_SECRET_KEY"],
         publishable_key=values["STRIPE_PUBLISHABLE_KEY"],
-        webhook_secret=webhook_secret,
+        webhook_secrets=webhook_secrets,
         api_base=api_base,
         js_url=js_url,
         live=live,
@@ -124,14 +135,23 @@ def _mode(key: str, prefixes: Mapping[str, bool]) -> bool | None:
     return None
 
 
-def _webhook_problems(secret: str | None) -> list[str]:
-    if secret == "":
+def _webhook_problems(secrets: Sequence[str], *, live: bool) -> list[str]:
+    if "" in secrets:
         return [
-            "STRIPE_WEBHOOK_SECRET is empty: remove the setting, or set the endpoint's signing secret (whsec_…); "
-            "with an empty one everybody could sign events."
+            "STRIPE_WEBHOOK_SECRET is empty, or one side of its comma is: remove the setting, or set the endpoint's "
+            "signing secret (whsec_…); with an empty one everybody could sign events."
         ]
-    if secret is not None and not secret.startswith("whsec_"):
-        return ["STRIPE_WEBHOOK_SECRET does not begin with whsec_: copy the endpoint's signing secret from Stripe."]
+    if not all(_WEBHOOK_SECRET.fullmatch(secret) for secret in secrets):
+        return [
+            "STRIPE_WEBHOOK_SECRET is no signing secret: it begins with whsec_ and goes on with letters and digits, "
+            "and a comma separates two of them while the old one is still valid. Copy it from Stripe, Developers, "
+            "Webhooks."
+        ]
+    if live and SANDBOX_WEBHOOK_SECRET in secrets:
+        return [
+            "STRIPE_WEBHOOK_SECRET is the offline sandbox's while the keys are live: everybody knows that one, so set "
+            "the signing secret of your live endpoint."
+        ]
     return []
 
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from paidonce.gateways.base import Account, CreateRequest, Decline, DeclineCode, Progress, Snapshot
+from paidonce.gateways.base import (
+    Account,
+    CaptureMethod,
+    CreateRequest,
+    Decline,
+    DeclineCode,
+    DisputeProgress,
+    DisputeSnapshot,
+    Progress,
+    RefundProgress,
+    RefundSnapshot,
+    Snapshot,
+)
 from paidonce.money import Money, MoneyError, iso_exponent, rescale
 
 # What the tests validate requests and answers against; Stripe.js of the same name goes with it (settings.JS_URL).
@@ -27,6 +39,31 @@ _PROGRESS = {
     "succeeded": Progress.CAPTURED,
     "canceled": Progress.CANCELED,
 }
+# The buyer was sent to the bank and is expected back.
+_IN_PROGRESS = frozenset({"requires_action", "requires_confirmation"})
+
+_REFUND_PROGRESS = {
+    "pending": RefundProgress.PENDING,
+    "requires_action": RefundProgress.PENDING,
+    "succeeded": RefundProgress.SUCCEEDED,
+    "failed": RefundProgress.FAILED,
+    "canceled": RefundProgress.FAILED,
+}
+
+_DISPUTE_PROGRESS = {
+    "warning_needs_response": DisputeProgress.OPEN,
+    "warning_under_review": DisputeProgress.OPEN,
+    "warning_closed": DisputeProgress.WON,
+    "needs_response": DisputeProgress.OPEN,
+    "under_review": DisputeProgress.OPEN,
+    "won": DisputeProgress.WON,
+    "prevented": DisputeProgress.WON,
+    "lost": DisputeProgress.LOST,
+}
+# Stripe takes the money when a real dispute opens, not for an inquiry. This counts while it lists no movement yet.
+_WITHDRAWING = frozenset({"needs_response", "under_review", "lost"})
+
+_CAPTURE_METHODS = {CaptureMethod.AUTOMATIC: "automatic", CaptureMethod.MANUAL: "manual"}
 
 _DECLINES = {
     "insufficient_funds": DeclineCode.INSUFFICIENT_FUNDS,
@@ -110,7 +147,7 @@ def create_params(request: CreateRequest) -> dict[str, Any]:
         "amount": to_stripe(request.amount),
         "currency": request.amount.currency.lower(),
         "automatic_payment_methods": {"enabled": True},
-        "capture_method": "automatic",
+        "capture_method": _CAPTURE_METHODS[request.capture_method],
         "metadata": {
             "payment_id": request.payment_id,
             "order_id": request.order_id,
@@ -119,13 +156,30 @@ def create_params(request: CreateRequest) -> dict[str, Any]:
     }
 
 
-def snapshot(intent: Mapping[str, Any], *, account: str | None, request_id: str | None = None) -> Snapshot:
-    """The `Snapshot` of a PaymentIntent as the API gives it. Raises `WireError` if it can't be read.
+def refund_params(ref: str, amount: Money, refund_id: str) -> dict[str, Any]:
+    """The body of POST /v1/refunds. Our id travels in the metadata, so that a look-up tells which refund it was."""
+    return {"payment_intent": ref, "amount": to_stripe(amount), "metadata": {"refund_id": refund_id}}
 
-    An unknown status is `PROCESSING`: neither paid nor failed, so that recovery looks again.
-    """
+
+def progress_of(status: object) -> Progress:
+    """A PaymentIntent's status in the core's words. An unknown one is neither paid nor failed: recovery looks again."""
+    return _PROGRESS.get(str(status), Progress.PROCESSING)
+
+
+def refund_progress_of(status: object) -> RefundProgress:
+    """A refund's status in the core's words; an unknown one is pending."""
+    return _REFUND_PROGRESS.get(str(status), RefundProgress.PENDING)
+
+
+def dispute_progress_of(status: object) -> DisputeProgress:
+    """A dispute's status in the core's words; an unknown one is open."""
+    return _DISPUTE_PROGRESS.get(str(status), DisputeProgress.OPEN)
+
+
+def snapshot(intent: Mapping[str, Any], *, account: str | None, request_id: str | None = None) -> Snapshot:
+    """The `Snapshot` of a PaymentIntent as the API gives it. Raises `WireError` if it can't be read."""
     ref, status = _intent_id(intent), _text(intent, "status")
-    progress = _PROGRESS.get(status, Progress.PROCESSING)
+    progress = progress_of(status)
     live = intent.get("livemode")
     if not isinstance(live, bool):
         raise WireError("livemode is missing")
@@ -145,7 +199,77 @@ def snapshot(intent: Mapping[str, Any], *, account: str | None, request_id: str 
         decline=_last_decline(intent) if status == "requires_payment_method" else None,
         pending_reason=status if progress is Progress.PROCESSING else None,
         request_id=request_id,
+        in_progress=status in _IN_PROGRESS,
+        fee=_fee(intent) if progress is Progress.CAPTURED else None,
     )
+
+
+def refund(data: Mapping[str, Any], ref: str, *, request_id: str | None = None) -> RefundSnapshot:
+    """The `RefundSnapshot` of a refund of the intent `ref`. Raises `WireError` for another's, or an unreadable one."""
+    _check_belongs(data, "refund", ref)
+    status = data.get("status")
+    reason = data.get("failure_reason")
+    return RefundSnapshot(
+        ref=_text(data, "id"),
+        progress=refund_progress_of(status),
+        amount=from_stripe(data.get("amount"), data.get("currency")),
+        refund_id=_metadata(data, "refund_id"),
+        raw_status=status if isinstance(status, str) else "unknown",
+        failure_reason=reason if isinstance(reason, str) else None,
+        request_id=request_id,
+    )
+
+
+def refunds(intent: Mapping[str, Any], items: Iterable[Mapping[str, Any]]) -> tuple[RefundSnapshot, ...]:
+    """All refunds of what was captured, oldest first. `items` come newest first, as Stripe lists them.
+
+    Raises `WireError` if any of them can't be read: a list with a hole would hide that money went back.
+    """
+    ref = _intent_id(intent)
+    return tuple(reversed([refund(item, ref) for item in items if not _is_release(intent, item)]))
+
+
+def disputes(intent: Mapping[str, Any], items: Iterable[Mapping[str, Any]]) -> tuple[DisputeSnapshot, ...]:
+    """All disputes of the payment, oldest first. `items` come newest first. Raises `WireError`."""
+    ref = _intent_id(intent)
+    return tuple(reversed([dispute(item, ref) for item in items]))
+
+
+def dispute(data: Mapping[str, Any], ref: str) -> DisputeSnapshot:
+    """The `DisputeSnapshot` of a dispute of the intent `ref`. Raises `WireError` for another's, or unreadable ones."""
+    _check_belongs(data, "dispute", ref)
+    status, reason = _text(data, "status"), data.get("reason")
+    return DisputeSnapshot(
+        ref=_text(data, "id"),
+        progress=dispute_progress_of(status),
+        amount=from_stripe(data.get("amount"), data.get("currency")),
+        withdrawn=_withdrawn(data, status),
+        reason=reason if isinstance(reason, str) else None,
+        raw_status=status,
+    )
+
+
+def page(data: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], bool]:
+    """One page of a list, and whether there are more. Raises `WireError`."""
+    items, more = data.get("data"), data.get("has_more")
+    if data.get("object") != "list" or not isinstance(items, list) or not isinstance(more, bool):
+        raise WireError("the answer is not a list")
+    if not all(isinstance(item, Mapping) for item in items):
+        raise WireError("the list holds something that is no object")
+    return items, more and bool(items)
+
+
+def object_id(data: Mapping[str, Any]) -> str:
+    """The id of an object in a list. Raises `WireError`."""
+    return _text(data, "id")
+
+
+def reference(data: Mapping[str, Any], name: str) -> str | None:
+    """The id of another object that `data` names, whether expanded or not; None if it names none."""
+    value = data.get(name)
+    if isinstance(value, Mapping):
+        value = value.get("id")
+    return value if isinstance(value, str) and value else None
 
 
 def client_secret(intent: Mapping[str, Any]) -> str:
@@ -190,13 +314,60 @@ def _intent_id(intent: Mapping[str, Any]) -> str:
 
 
 def _capture(intent: Mapping[str, Any]) -> tuple[Money, str]:
-    charge = intent.get("latest_charge")
-    if isinstance(charge, Mapping):
-        charge = charge.get("id")
+    charge = reference(intent, "latest_charge")
     # Without the charge's id the journal could not tell a repetition from a second capture.
-    if not isinstance(charge, str) or not charge:
+    if charge is None:
         raise WireError("latest_charge is missing on a succeeded intent")
     return from_stripe(intent.get("amount_received"), intent.get("currency")), charge
+
+
+def _fee(intent: Mapping[str, Any]) -> Money | None:
+    """What Stripe kept, in the currency it settles in; None as long as it does not say."""
+    charge = intent.get("latest_charge")
+    movement = charge.get("balance_transaction") if isinstance(charge, Mapping) else None
+    if not isinstance(movement, Mapping):
+        return None
+    try:
+        return from_stripe(movement.get("fee"), movement.get("currency"))
+    except WireError:
+        return None  # The buyer has paid; a fee that our units can't express must not keep the order from being paid.
+
+
+def _is_release(intent: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    """Whether a "refund" only let go of reserved money: Stripe lists what a partial capture left as a refund, too.
+
+    No money was taken, so none moved back, and booking it would give the buyer's money away on paper.
+    """
+    if item.get("reason") == "expired_uncaptured_charge":
+        return True
+    left = _difference(intent.get("amount"), intent.get("amount_received"))
+    return (
+        item.get("amount") == left
+        and item.get("status") == "succeeded"
+        and item.get("balance_transaction") is None
+        and _metadata(item, "refund_id") is None
+    )
+
+
+def _difference(whole: object, part: object) -> int:
+    return whole - part if type(whole) is int and type(part) is int else 0
+
+
+def _withdrawn(data: Mapping[str, Any], status: str) -> bool:
+    movements = data.get("balance_transactions")
+    amounts = (
+        [one.get("amount") for one in movements if isinstance(one, Mapping)] if isinstance(movements, list) else []
+    )
+    # The amounts without fees: a dispute's fee is kept when the dispute is won.
+    known = [amount for amount in amounts if type(amount) is int]
+    return sum(known) < 0 if known else status in _WITHDRAWING
+
+
+def _check_belongs(data: Mapping[str, Any], kind: str, ref: str) -> None:
+    if data.get("object") != kind:
+        raise WireError(f"object is not a {kind}")
+    if reference(data, "payment_intent") not in {None, ref}:
+        raise WireError(f"the {kind} belongs to another payment_intent")
 
 
 def _last_decline(intent: Mapping[str, Any]) -> Decline | None:

@@ -13,7 +13,8 @@ _SMALLEST = {
     "huf": 17500, "inr": 50, "jpy": 50, "mxn": 1000, "myr": 200, "nok": 300, "nzd": 50, "pln": 200, "ron": 200,
     "sek": 300, "sgd": 50, "thb": 1000, "usd": 50,
 }  # fmt: skip
-_STEPS = {"bhd": 10, "jod": 10, "kwd": 10, "omr": 10, "tnd": 10, "isk": 100, "ugx": 100}
+# What amounts of some currencies are divisible by.
+STEPS = {"bhd": 10, "jod": 10, "kwd": 10, "omr": 10, "tnd": 10, "isk": 100, "ugx": 100}
 
 
 def amount_and_currency(form: Form) -> tuple[int, str]:
@@ -35,17 +36,22 @@ def check_amount(amount: int, currency: str) -> None:
         )
     if amount > LARGEST:
         raise SandboxError(400, "Amount must be no more than 999,999.99", code="amount_too_large", param="amount")
-    if amount % _STEPS.get(currency, 1):
-        raise SandboxError(
-            400,
-            f"Invalid amount: {currency.upper()} amounts must be divisible by {_STEPS[currency]}.",
-            param="amount",
-        )
+    check_step(amount, currency)
     if amount < _SMALLEST.get(currency, 1):
         raise SandboxError(
             400,
             f"Amount must be at least the minimum charge amount in {currency}. "
             "See https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts.",
             code="amount_too_small",
+            param="amount",
+        )
+
+
+def check_step(amount: int, currency: str) -> None:
+    """Raise `SandboxError` for an amount that is finer than the currency allows."""
+    if amount % STEPS.get(currency, 1):
+        raise SandboxError(
+            400,
+            f"Invalid amount: {currency.upper()} amounts must be divisible by {STEPS[currency]}.",
             param="amount",
         )

@@ -22,7 +22,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a payment with this card does. `fate` is what happens to the charge later on."""
+    """What a payment with this card does.
+
+    `fate` is what happens a day later: `dispute`, `inquiry`, `refund_fails` (a refund that had succeeded) or
+    `refund_pends` (a refund that waits until then).
+    """
 
     number: str
     brand: str = "visa"
@@ -65,11 +69,15 @@ CARDS = {
         Card("4000002500003155", three_d_secure=True),
         Card("4000008260003178", three_d_secure=True, refusal=_INSUFFICIENT),
         Card("4000000000000259", fate="dispute"),
+        Card("4000000000001976", fate="inquiry"),
         Card("4000000000005126", fate="refund_fails"),
+        Card("4000000000007726", fate="refund_pends"),
+        # Of the twin alone: Stripe's own slow payments are bank debits, which its card form can't take.
+        Card("4000000000007007", processing=True),
     )
 }
 
-# For confirmations without a browser. The bank debit stays in `processing`, as real ones do for days.
+# For confirmations without a browser. The bank debit stays in `processing` for days, as real ones do.
 TOKENS = {
     "pm_card_visa": CARDS["4242424242424242"],
     "pm_card_mastercard": CARDS["5555555555554444"],
@@ -84,7 +92,9 @@ TOKENS = {
     "pm_card_chargeDeclinedProcessingError": CARDS["4000000000000119"],
     "pm_card_authenticationRequired": CARDS["4000002500003155"],
     "pm_card_createDispute": CARDS["4000000000000259"],
+    "pm_card_createDisputeInquiry": CARDS["4000000000001976"],
     "pm_card_refundFail": CARDS["4000000000005126"],
+    "pm_card_pendingRefund": CARDS["4000000000007726"],
     "pm_usBankAccount_processing": Card("000123456789", brand="us_bank_account", processing=True),
 }
 

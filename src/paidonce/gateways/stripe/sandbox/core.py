@@ -7,20 +7,18 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
-from paidonce.gateways.base import HttpRequest, HttpResponse
-from paidonce.gateways.stripe.sandbox.intents import Intents, State
+from paidonce.gateways.base import BookEntry, Control, HttpRequest, HttpResponse
+from paidonce.gateways.stripe.sandbox.controls import CONTROLS, Controls
+from paidonce.gateways.stripe.sandbox.disputes import Disputes
+from paidonce.gateways.stripe.sandbox.events import Events
+from paidonce.gateways.stripe.sandbox.intents import Intents
+from paidonce.gateways.stripe.sandbox.ledger import Ledger
 from paidonce.gateways.stripe.sandbox.pages import Pages
-from paidonce.gateways.stripe.sandbox.replies import (
-    Call,
-    SandboxError,
-    check_known,
-    decode_form,
-    integer,
-    json_response,
-)
+from paidonce.gateways.stripe.sandbox.refunds import Refunds
+from paidonce.gateways.stripe.sandbox.replies import Call, SandboxError, check_known, decode_form, json_response
+from paidonce.gateways.stripe.sandbox.store import Due, Reply, State, Store, check_expand, new_state
 
 _DAY_MICROSECONDS = 24 * 3600 * 1_000_000
 _FAULTS = ("500_before", "500_after", "409", "429")
@@ -63,7 +61,8 @@ _CORS = {
     "access-control-max-age": "300",
 }
 
-Reply = dict[str, Any]
+_BY_PAYMENT = frozenset({"charge", "payment_intent"})
+
 Endpoint = Callable[[Call, str], Reply]
 
 
@@ -71,14 +70,15 @@ class StripeSandbox:
     """Stripe's offline twin as a pure state machine. Browsers reach it at `base_url`.
 
     It knows the keys whose last part begins with `sandbox` (`sk_test_sandbox`, `pk_test_sandbox`); each such last part
-    is an account of its own. Live keys are refused.
+    is an account of its own. Live keys are refused. All accounts share one webhook endpoint and one signing secret.
     """
 
     name = "stripe"
+    controls: tuple[Control, ...] = CONTROLS
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
-        self._use(_new_state())
+        self._use(new_state())
 
     def dump(self) -> str:
         """The whole state as JSON."""
@@ -86,7 +86,7 @@ class StripeSandbox:
 
     def load(self, text: str) -> None:
         """Replace the state by what `dump` gave."""
-        self._use({**_new_state(), **json.loads(text)})
+        self._use({**new_state(), **json.loads(text)})
 
     def plan(self, *faults: str) -> None:
         """Let the next POSTs of the API fail, one after the other.
@@ -101,6 +101,7 @@ class StripeSandbox:
 
     def handle(self, request: HttpRequest, *, now: int) -> HttpResponse:
         """Answer one request of the API or of the pages at `now` microseconds."""
+        self._due.run(now)
         parts = urlsplit(request.url)
         path = parts.path.removeprefix(urlsplit(self._base_url).path) if parts.netloc else parts.path
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -110,20 +111,49 @@ class StripeSandbox:
             return HttpResponse(204, dict(_CORS), b"")
         return self._api(request, path, parts.query, headers, now)
 
+    def control(self, name: str, params: Mapping[str, str], *, now: int) -> Mapping[str, str]:
+        """Let a bank or a dashboard do something. Raises `ValueError` naming what is wrong; nothing changed then."""
+        self._due.run(now)
+        return self._controls.run(name, params, now)
+
+    def take_webhooks(self, *, now: int) -> list[HttpRequest]:
+        """The events that came up since the last call, signed at `now`, oldest first."""
+        self._due.run(now)
+        return self._events.take(now)
+
+    def books(self) -> tuple[BookEntry, ...]:
+        """Everything that moved the merchants' money, oldest first."""
+        return self._ledger.books()
+
     def _use(self, state: State) -> None:
         self._state = state
-        self._intents = Intents(state, self._base_url)
+        self._store = Store(state)
+        self._due = Due(self._store)
+        self._events = Events(self._store)
+        self._ledger = Ledger(self._store)
+        self._disputes = Disputes(self._store, self._ledger, self._events, self._due)
+        self._refunds = Refunds(self._store, self._ledger, self._events, self._due, self._disputes)
+        self._intents = Intents(
+            self._store,
+            self._base_url,
+            ledger=self._ledger,
+            refunds=self._refunds,
+            events=self._events,
+            due=self._due,
+        )
+        self._controls = Controls(self._store, self._intents, self._refunds, self._disputes)
         self._pages = Pages(self._intents)
 
     def _api(self, request: HttpRequest, path: str, query: str, headers: Mapping[str, str], now: int) -> HttpResponse:
-        answer = {"request-id": self._intents.new_id("req", now), "stripe-version": headers.get("stripe-version", "")}
+        answer = {"request-id": self._store.new_id("req", now), "stripe-version": headers.get("stripe-version", "")}
         try:
             account, public = _account(headers)
             if public:
                 answer.update(_CORS)
             text = request.body.decode() if request.method == "POST" else query
             call = Call(request.method, path, decode_form(text), account, public, now, headers)
-            return self._once(call, answer)
+            with self._events.caused_by(answer["request-id"], headers.get("idempotency-key")):
+                return self._once(call, answer)
         except UnicodeDecodeError:
             return _error(SandboxError(400, "Invalid UTF-8 in the request body."), answer)
         except SandboxError as error:
@@ -190,7 +220,8 @@ class StripeSandbox:
             if match and method == call.method:
                 if call.public and not open_to_public:
                     raise _secret_key_required()
-                reply = endpoint(call, match[1] if match.groups() else "")
+                check_expand(call)
+                reply = self._store.expanded(endpoint(call, match[1] if match.groups() else ""), call.form)
                 return json_response(200, _public(reply) if call.public else reply, answer)
         raise SandboxError(
             404,
@@ -203,13 +234,20 @@ class StripeSandbox:
         return (
             ("GET", "/v1/account", False, _show_account),
             ("GET", "/v1/elements/sessions", True, _show_session),
-            ("GET", intents, False, self._list),
+            ("GET", intents, False, self._listed("pi")),
             ("POST", intents, False, self._create),
             ("GET", rf"{intents}/(\w+)", True, self._get),
             ("POST", rf"{intents}/(\w+)/confirm", True, self._confirm),
             ("POST", rf"{intents}/(\w+)/cancel", False, self._cancel),
             ("POST", rf"{intents}/(\w+)/capture", False, self._capture),
-            ("GET", r"/v1/charges/(\w+)", False, self._charge),
+            ("GET", r"/v1/charges/(\w+)", False, self._shown("ch")),
+            ("GET", "/v1/refunds", False, self._listed("re", _BY_PAYMENT)),
+            ("POST", "/v1/refunds", False, self._refund),
+            ("GET", r"/v1/refunds/(\w+)", False, self._shown("re")),
+            ("GET", "/v1/disputes", False, self._listed("du", _BY_PAYMENT)),
+            ("GET", r"/v1/disputes/(\w+)", False, self._shown("du")),
+            ("GET", "/v1/balance_transactions", False, self._listed("txn", frozenset({"source", "type"}))),
+            ("GET", r"/v1/balance_transactions/(\w+)", False, self._shown("txn")),
         )
 
     def _create(self, call: Call, _: str) -> Reply:
@@ -219,13 +257,7 @@ class StripeSandbox:
     def _get(self, call: Call, ref: str) -> Reply:
         check_known(call.form, frozenset({"client_secret", "expand"}))
         self._intents.check_secret(call, ref)
-        intent = self._intents.get(call, ref)
-        return self._expanded(call, intent)
-
-    def _expanded(self, call: Call, intent: Reply) -> Reply:
-        if "latest_charge" in call.form.get("expand", []) and intent["latest_charge"]:
-            return {**intent, "latest_charge": self._intents.charge(call, intent["latest_charge"])}
-        return intent
+        return self._intents.get(call, ref)
 
     def _confirm(self, call: Call, ref: str) -> Reply:
         check_known(call.form, _CONFIRM)
@@ -240,24 +272,21 @@ class StripeSandbox:
         check_known(call.form, frozenset({"amount_to_capture", "expand"}))
         return self._intents.capture(call, ref)
 
-    def _charge(self, call: Call, ref: str) -> Reply:
-        return self._intents.charge(call, ref)
+    def _refund(self, call: Call, _: str) -> Reply:
+        return self._refunds.create(call)
 
-    def _list(self, call: Call, _: str) -> Reply:
-        check_known(call.form, frozenset({"limit", "starting_after", "expand"}))
-        limit = integer(call.form, "limit") if "limit" in call.form else 10
-        if not 1 <= limit <= 100:
-            raise SandboxError(400, "Invalid limit: must be between 1 and 100.", param="limit")
-        found = self._intents.all(call)
-        after = call.form.get("starting_after")
-        if after is not None:
-            self._intents.get(call, str(after))
-            found = found[[intent["id"] for intent in found].index(after) + 1 :]
-        return {"object": "list", "url": call.path, "has_more": len(found) > limit, "data": found[:limit]}
+    def _shown(self, kind: str) -> Endpoint:
+        def show(call: Call, ref: str) -> Reply:
+            check_known(call.form, frozenset({"expand"}))
+            return self._store.get(call, kind, ref)["object"]  # type: ignore[no-any-return]
 
+        return show
 
-def _new_state() -> State:
-    return {"counter": 0, "intents": {}, "charges": {}, "keys": {}, "faults": []}
+    def _listed(self, kind: str, filters: frozenset[str] = frozenset()) -> Endpoint:
+        def show(call: Call, _: str) -> Reply:
+            return self._store.page(call, kind, filters)
+
+        return show
 
 
 def _account(headers: Mapping[str, str]) -> tuple[str, bool]:

@@ -12,7 +12,8 @@ from string import Template
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 from paidonce.gateways.base import HttpResponse
-from paidonce.gateways.stripe.sandbox.intents import Intents, State
+from paidonce.gateways.stripe.sandbox.intents import Intents
+from paidonce.gateways.stripe.sandbox.store import Record
 from paidonce.gateways.stripe.wire import from_stripe
 
 _FILES = Path(__file__).parent / "standin"
@@ -49,7 +50,7 @@ class Pages:
             return _gone() if record is None else self._three_d_secure(method, body, record, now)
         return _page(404, "Not found", "<p>The offline sandbox of Stripe has no page here.</p>")
 
-    def _three_d_secure(self, method: str, body: bytes, record: State, now: int) -> HttpResponse:
+    def _three_d_secure(self, method: str, body: bytes, record: Record, now: int) -> HttpResponse:
         if method == "GET":
             return _question(record)
         answer = parse_qs(body.decode("ascii", "replace")).get("answer", [""])[0]
@@ -67,7 +68,7 @@ def _file(name: str, kind: str, headers: dict[str, str]) -> HttpResponse:
     return HttpResponse(200, {"content-type": kind, **_SAFE, **headers}, (_FILES / name).read_bytes())
 
 
-def _return_address(record: State) -> str:
+def _return_address(record: Record) -> str:
     intent = record["object"]
     parts = urlsplit(record["return_url"])
     passed = intent["status"] in {"succeeded", "requires_capture", "processing"}
@@ -81,7 +82,7 @@ def _return_address(record: State) -> str:
     return urlunsplit(parts._replace(query=f"{parts.query}&{added}" if parts.query else added))
 
 
-def _question(record: State) -> HttpResponse:
+def _question(record: Record) -> HttpResponse:
     intent, method = record["object"], record["method"]
     back, last4 = urlsplit(record["return_url"]), escape(method["card"]["last4"])
     body = f"""

@@ -121,6 +121,17 @@ def missing(name: str) -> SandboxError:
     return SandboxError(400, f"Missing required param: {name}.", code="parameter_missing", param=name)
 
 
+def metadata(form: Form) -> dict[str, str]:
+    """The metadata parameter, empty if there is none. Raises `SandboxError` for what Stripe refuses."""
+    found = form.get("metadata", {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise SandboxError(400, "Invalid object", param="metadata")
+    for name, value in found.items():
+        if len(name) > 40 or len(value) > 500:
+            raise SandboxError(400, f"Metadata values must be at most 500 characters: {name}", param="metadata")
+    return dict(found)
+
+
 def choice(form: Form, name: str, choices: Sequence[str], default: str) -> str:
     """A parameter out of `choices`. Raises `SandboxError` for another value."""
     value = form.get(name, default)

@@ -52,6 +52,14 @@ TRIGGERS: dict[str, tuple[str, ...]] = {
 def upgrade() -> None:
     """Upgrade from `down_revision`."""
     op.create_table(
+        "endpoints",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("handed_out", BIG, nullable=False),
+        sa.Column("created_at", BIG, nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_endpoints")),
+        sqlite_strict=True,
+    )
+    op.create_table(
         "history",
         sa.Column("seq", BIG, autoincrement=True, nullable=False),
         sa.Column("order_id", sa.Text(), nullable=False),
@@ -63,6 +71,39 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index(op.f("ix_history_order_id"), "history", ["order_id"], unique=False)
+    op.create_table(
+        "inbox",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("gateway", sa.Text(), nullable=False),
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("payment_id", sa.Text(), nullable=True),
+        sa.Column("claims", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=True),
+        sa.Column("created_at", BIG, nullable=False),
+        sa.Column("received_at", BIG, nullable=False),
+        sa.Column("finished_at", BIG, nullable=True),
+        sa.Column("due_at", BIG, nullable=True),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("lease_token", sa.Text(), nullable=True),
+        sa.Column("lease_until", BIG, nullable=False),
+        sa.CheckConstraint(
+            "state IN ('recorded', 'parked', 'processed', 'ignored')", name=op.f("ck_inbox_state_known")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_inbox")),
+        sa.UniqueConstraint("gateway", "event_id", name=op.f("uq_inbox_gateway_event_id")),
+        sqlite_strict=True,
+    )
+    op.create_index(
+        "ix_inbox_due_at",
+        "inbox",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index(op.f("ix_inbox_payment_id"), "inbox", ["payment_id"], unique=False)
     op.create_table(
         "journal_entries",
         sa.Column("id", sa.Text(), nullable=False),
@@ -87,18 +128,29 @@ def upgrade() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("refund_status", sa.Text(), nullable=False),
         sa.Column("total_minor", BIG, nullable=False),
+        sa.Column("due_minor", BIG, nullable=False),
         sa.Column("currency", sa.Text(), nullable=False),
         sa.Column("created_at", BIG, nullable=False),
         sa.Column("updated_at", BIG, nullable=False),
+        sa.Column("expires_at", BIG, nullable=False),
         sa.Column("paid_at", BIG, nullable=True),
         sa.CheckConstraint("refund_status IN ('none', 'partial', 'full')", name=op.f("ck_orders_refund_status_known")),
         sa.CheckConstraint(
             "status IN ('open', 'pending', 'paid', 'canceled', 'expired')", name=op.f("ck_orders_status_known")
         ),
+        sa.CheckConstraint("due_minor >= 0 AND due_minor <= total_minor", name=op.f("ck_orders_due_within_total")),
         sa.CheckConstraint("total_minor >= 0", name=op.f("ck_orders_total_not_negative")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_orders")),
         sa.UniqueConstraint("number", name=op.f("uq_orders_number")),
         sqlite_strict=True,
+    )
+    op.create_index(
+        "ix_orders_expires_at",
+        "orders",
+        ["expires_at"],
+        unique=False,
+        sqlite_where=sa.text("status = 'open'"),
+        postgresql_where=sa.text("status = 'open'"),
     )
     op.create_index("ix_orders_user_id_created_at", "orders", ["user_id", "created_at"], unique=False)
     op.create_table(
@@ -109,7 +161,6 @@ def upgrade() -> None:
         sa.Column("order_id", sa.Text(), nullable=False),
         sa.Column("payload", sa.Text(), nullable=False),
         sa.Column("created_at", BIG, nullable=False),
-        sa.Column("delivered_at", BIG, nullable=True),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_outbox")),
         sa.UniqueConstraint("id", name=op.f("uq_outbox_id")),
         sqlite_strict=True,
@@ -127,6 +178,7 @@ def upgrade() -> None:
         sa.Column("account", sa.Text(), nullable=False),
         sa.Column("live", sa.Integer(), nullable=False),
         sa.Column("captures_in_browser", sa.Integer(), nullable=False),
+        sa.Column("capture_method", sa.Text(), nullable=False),
         sa.Column("gateway_ref", sa.Text(), nullable=True),
         sa.Column("capture_ref", sa.Text(), nullable=True),
         sa.Column("captured_minor", BIG, nullable=False),
@@ -139,6 +191,11 @@ def upgrade() -> None:
         sa.Column("asked_at", BIG, nullable=False),
         sa.Column("created_at", BIG, nullable=False),
         sa.Column("updated_at", BIG, nullable=False),
+        sa.Column("due_at", BIG, nullable=True),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("lease_token", sa.Text(), nullable=True),
+        sa.Column("lease_until", BIG, nullable=False),
+        sa.CheckConstraint("capture_method IN ('automatic', 'manual')", name=op.f("ck_payments_capture_method_known")),
         sa.CheckConstraint("capture_right IN ('held', 'voiding')", name=op.f("ck_payments_capture_right_known")),
         sa.CheckConstraint(
             "refund_status IN ('none', 'partial', 'full')", name=op.f("ck_payments_refund_status_known")
@@ -152,6 +209,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_payments")),
         sa.UniqueConstraint("gateway", "gateway_ref", name=op.f("uq_payments_gateway_gateway_ref")),
         sqlite_strict=True,
+    )
+    op.create_index("ix_payments_capture_ref", "payments", ["gateway", "capture_ref"], unique=False)
+    op.create_index(
+        "ix_payments_due_at",
+        "payments",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
     )
     op.create_index(op.f("ix_payments_order_id"), "payments", ["order_id"], unique=False)
     op.create_index(
@@ -197,6 +263,62 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_table(
+        "deliveries",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("seq", BIG, nullable=False),
+        sa.Column("order_id", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("created_at", BIG, nullable=False),
+        sa.Column("finished_at", BIG, nullable=True),
+        sa.Column("due_at", BIG, nullable=True),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("lease_token", sa.Text(), nullable=True),
+        sa.Column("lease_until", BIG, nullable=False),
+        sa.CheckConstraint("state IN ('waiting', 'delivered', 'given_up')", name=op.f("ck_deliveries_state_known")),
+        sa.ForeignKeyConstraint(["endpoint"], ["endpoints.name"], name=op.f("fk_deliveries_endpoint")),
+        sa.ForeignKeyConstraint(["seq"], ["outbox.seq"], name=op.f("fk_deliveries_seq")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+        sa.UniqueConstraint("endpoint", "seq", name=op.f("uq_deliveries_endpoint_seq")),
+        sqlite_strict=True,
+    )
+    op.create_index(
+        "ix_deliveries_due_at",
+        "deliveries",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_deliveries_waiting",
+        "deliveries",
+        ["endpoint", "order_id", "seq"],
+        unique=False,
+        sqlite_where=sa.text("state = 'waiting'"),
+        postgresql_where=sa.text("state = 'waiting'"),
+    )
+    op.create_table(
+        "disputes",
+        sa.Column("gateway", sa.Text(), nullable=False),
+        sa.Column("gateway_ref", sa.Text(), nullable=False),
+        sa.Column("payment_id", sa.Text(), nullable=False),
+        sa.Column("order_id", sa.Text(), nullable=False),
+        sa.Column("amount_minor", BIG, nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("withdrawn", sa.Integer(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("created_at", BIG, nullable=False),
+        sa.Column("updated_at", BIG, nullable=False),
+        sa.CheckConstraint("state IN ('open', 'won', 'lost')", name=op.f("ck_disputes_state_known")),
+        sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_disputes_payment_id")),
+        sa.PrimaryKeyConstraint("gateway", "gateway_ref", name=op.f("pk_disputes")),
+        sqlite_strict=True,
+    )
+    op.create_index(op.f("ix_disputes_payment_id"), "disputes", ["payment_id"], unique=False)
+    op.create_table(
         "journal_postings",
         sa.Column("entry_id", sa.Text(), nullable=False),
         sa.Column("account", sa.Text(), nullable=False),
@@ -218,7 +340,9 @@ def upgrade() -> None:
         sa.Column("claimed_until", BIG, nullable=False),
         sa.Column("created_at", BIG, nullable=False),
         sa.Column("finished_at", BIG, nullable=True),
-        sa.CheckConstraint("kind IN ('create', 'capture', 'void', 'refund')", name=op.f("ck_operations_kind_known")),
+        sa.CheckConstraint(
+            "kind IN ('create', 'authorize', 'capture', 'void', 'refund')", name=op.f("ck_operations_kind_known")
+        ),
         sa.CheckConstraint(
             "state IN ('recorded', 'succeeded', 'declined', 'refused', 'abandoned')",
             name=op.f("ck_operations_state_known"),
@@ -297,7 +421,40 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("order_id", "sku", name=op.f("pk_holds")),
         sqlite_strict=True,
     )
+    op.create_index("ix_holds_expires_at", "holds", ["expires_at"], unique=False)
     op.create_index("ix_holds_sku_expires_at", "holds", ["sku", "expires_at"], unique=False)
+    op.create_table(
+        "refunds",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("payment_id", sa.Text(), nullable=False),
+        sa.Column("order_id", sa.Text(), nullable=False),
+        sa.Column("gateway", sa.Text(), nullable=False),
+        sa.Column("gateway_ref", sa.Text(), nullable=True),
+        sa.Column("operation_id", sa.Text(), nullable=True),
+        sa.Column("amount_minor", BIG, nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("restock", sa.Integer(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("request_key", sa.Text(), nullable=True),
+        sa.Column("failure_reason", sa.Text(), nullable=True),
+        sa.Column("created_at", BIG, nullable=False),
+        sa.Column("updated_at", BIG, nullable=False),
+        sa.CheckConstraint("origin IN ('staff', 'automatic', 'gateway')", name=op.f("ck_refunds_origin_known")),
+        sa.CheckConstraint(
+            "state IN ('recorded', 'pending', 'succeeded', 'failed')", name=op.f("ck_refunds_state_known")
+        ),
+        sa.CheckConstraint("amount_minor > 0", name=op.f("ck_refunds_amount_positive")),
+        sa.ForeignKeyConstraint(["operation_id"], ["operations.id"], name=op.f("fk_refunds_operation_id")),
+        sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_refunds_payment_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_refunds")),
+        sa.UniqueConstraint("gateway", "gateway_ref", name=op.f("uq_refunds_gateway_gateway_ref")),
+        sa.UniqueConstraint("payment_id", "request_key", name=op.f("uq_refunds_payment_id_request_key")),
+        sqlite_strict=True,
+    )
+    op.create_index(op.f("ix_refunds_payment_id"), "refunds", ["payment_id"], unique=False)
     connection = op.get_bind()
     for statement in TRIGGERS[connection.dialect.name]:
         connection.exec_driver_sql(statement)

@@ -1,0 +1,313 @@
+"""Recovery: time as a trigger. It finds what is due, asks the gateway, settles, and carries out what is written down.
+
+With webhooks switched off and every buyer gone, each started payment still ends here. Any number of workers share the
+work through committed leases (`leases`); each unit is one payment, one event or one order, and all of it may be
+repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from paidonce import aftersales, capturing, checkout, inbox, journal, payments, refunds
+from paidonce.case import Case
+from paidonce.core import Core
+from paidonce.errors import GatewayError, NotFound, Problem
+from paidonce.gateways.base import Gateway
+from paidonce.inbox import Stored
+from paidonce.leases import Lease, Table, any_due, claim, give_back
+from paidonce.payments import Payment
+from paidonce.ports import SECOND, Microseconds, Transaction
+from paidonce.results import Standing
+from paidonce.schedule import next_look
+from paidonce.settlement import lock_case, settle
+from paidonce.states import OrderStatus, PaymentStatus
+
+BATCH = 20
+_FEW = 4
+_PAGE = 100
+_DAY = 24 * 3600
+# A hold is looked at this long before it ends, so that a buyer before the bank's page can keep the goods.
+_BEFORE_HOLD_ENDS_SECONDS = 60
+_SOONEST_SECONDS = 30
+
+log = logging.getLogger("paidonce.recovery")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one round did: how many events, payments and orders it worked on."""
+
+    events: int = 0
+    payments: int = 0
+    orders: int = 0
+
+    def __add__(self, other: Report) -> Report:
+        return Report(self.events + other.events, self.payments + other.payments, self.orders + other.orders)
+
+    @property
+    def total(self) -> int:
+        """All of it together; 0 means that nothing was due."""
+        return self.events + self.payments + self.orders
+
+
+async def run_due(core: Core, *, limit: int = _FEW) -> int:
+    """One round over due events and payments, a few at a time, so that several loops share them; how many there were.
+
+    Raises database errors only.
+    """
+    events = await _run_claimed(core, "inbox", process_event, limit)
+    return events + await _run_claimed(core, "payments", look_after, limit)
+
+
+async def run_once(core: Core, *, limit: int = BATCH) -> Report:
+    """Work on what is due now, at most `limit` events and as many payments; then end what ran out.
+
+    Raises database errors only. What a gateway does not answer stays due.
+    """
+    events = await _run_claimed(core, "inbox", process_event, limit)
+    looked_at = await _run_claimed(core, "payments", look_after, limit)
+    return Report(events, looked_at, await end_orders(core))
+
+
+async def drain(core: Core, *, rounds: int = 1000) -> Report:
+    """Rounds until nothing is due any more; what waits for a gateway is due later and ends no round."""
+    done = Report()
+    for _ in range(rounds):
+        report = await run_once(core)
+        done += report
+        if not report.events and not report.payments:
+            return done
+    return done
+
+
+async def _run_claimed(core: Core, table: Table, work: Callable[[Core, Lease], Awaitable[None]], limit: int) -> int:
+    if not await core.db.read(any_due, table, now=core.clock.now()):
+        # Most looks find nothing, and a read does not keep the writer from its work.
+        return 0
+    token = core.ids.new("lease")
+    leases = await core.db.transaction(
+        claim, table, token=token, now=core.clock.now(), seconds=core.policy.lease_seconds, limit=limit
+    )
+    for lease in leases:
+        await work(core, lease)
+    return len(leases)
+
+
+# ── Events ──────────
+
+
+async def process_event(core: Core, lease: Lease) -> None:
+    """Give an event its effect: read what it is about, settle, and mark it processed in the same transaction."""
+    event = await core.db.read(inbox.stored, lease.id)
+    if event is None:
+        return
+    gateway = core.gateways.get(event.gateway)
+    standing = None if event.payment_id is None else await core.db.read(capturing.stand, core, event.payment_id)
+    if gateway is None or standing is None:
+        await core.write(inbox.postpone, core, lease, event, "it belongs to no payment that is known here")
+        return
+    try:
+        done = await _take_effect(core, gateway, event, standing, lease)
+    except NotFound:
+        done = False
+    if not done:
+        await core.write(inbox.postpone, core, lease, event, "the gateway did not answer")
+
+
+async def _take_effect(core: Core, gateway: Gateway, event: Stored, standing: Standing, lease: Lease) -> bool:
+    payment, trigger = standing.payment, f"webhook {event.type}"
+    asked_at = core.clock.now()
+    ref = payment.gateway_ref or event.ref
+    if ref is None:
+        return False
+    try:
+        snapshot = await gateway.fetch(ref, details=not payment.is_open)
+    except GatewayError as error:
+        log.warning("webhook %s (%s) waits: %s", event.id, event.type, error)
+        return False
+    also = partial(inbox.finish, lease=lease, outcome="settled", payment_id=payment.id, now=core.clock.now())
+    settled = await settle(core, snapshot, trigger=trigger, asked_at=asked_at, also=also)
+    if settled.command is not None:
+        # The event is done; should this process end here, the payment is due again and recovery goes on.
+        await _quietly(capturing.take(core, gateway, settled.payment, str(settled.command), trigger=trigger))
+    return True
+
+
+# ── Payments ──────────
+
+
+async def look_after(core: Core, lease: Lease) -> None:
+    """Do for one payment whatever is due, and say when it is due again."""
+    standing = await core.db.read(capturing.stand, core, lease.id)
+    if standing is not None:
+        gateway = core.gateways.get(standing.payment.gateway)
+        if gateway is not None:
+            await _advance(core, gateway, standing)
+    await core.write(_schedule, core, lease)
+
+
+async def _advance(core: Core, gateway: Gateway, standing: Standing) -> None:
+    payment = standing.payment
+    if payment.status is PaymentStatus.CREATED and payment.gateway_ref is None:
+        await _quietly(checkout.find_out_create(core, gateway, payment))
+        return
+    if await core.db.read(payments.recorded, payment.id, "void"):
+        await capturing.void(core, payment, trigger="recovery")
+    await refunds.carry_out_all(core, payment.id, trigger="recovery")
+    captured = payment.capture_ref is not None
+    current = await core.db.read(capturing.stand, core, payment.id)
+    if current is not None:
+        await _quietly(capturing.pursue(core, current, trigger="recovery", details=captured))
+    await _end_if_nobody_comes(core, payment.id)
+
+
+async def _end_if_nobody_comes(core: Core, payment_id: str) -> None:
+    """End an unconfirmed payment whose goods are no longer held for it."""
+    if await core.db.read(_is_deserted, core, payment_id):
+        await _quietly(checkout.end_unconfirmed(core, payment_id, trigger="expiry"))
+
+
+async def _is_deserted(tx: Transaction, core: Core, payment_id: str) -> bool:
+    payment = await payments.find(tx, payment_id)
+    if payment is None or payment.status is not PaymentStatus.AWAITING_BUYER:
+        return False
+    return await _hold_ends(tx, core, payment) <= core.clock.now()
+
+
+async def _hold_ends(tx: Transaction, core: Core, payment: Payment) -> Microseconds:
+    """When the goods are free again; where they are free already, when they would have been."""
+    ends = await core.store.hold_ends(tx, payment.order_id)
+    return core.policy.hold_until(payment.created_at) if ends is None else ends
+
+
+async def _schedule(tx: Transaction, core: Core, lease: Lease) -> None:
+    """Read the payment anew, alarm the operator where that is due, and end the lease."""
+    try:
+        case = await lock_case(tx, core, lease.id, trigger="recovery")
+    except NotFound:
+        await give_back(tx, lease, due_at=None)
+        return
+    unfinished = await aftersales.unfinished(tx, case.payment)
+    await _alarm_if_stuck(case)
+    due_at = next_look(core.policy, case.payment, now=case.now, unfinished=unfinished)
+    if case.payment.status is PaymentStatus.AWAITING_BUYER and due_at is not None:
+        due_at = await _before_hold_ends(tx, core, case.payment, due_at)
+    await give_back(tx, lease, due_at=due_at, tries=case.payment.tries)
+
+
+async def _before_hold_ends(tx: Transaction, core: Core, payment: Payment, due_at: Microseconds) -> Microseconds:
+    """Not later than shortly before the hold ends, to prolong it where the buyer is busy, and just after it."""
+    soonest, ends = core.clock.now() + _SOONEST_SECONDS * SECOND, await _hold_ends(tx, core, payment)
+    moments = (ends - _BEFORE_HOLD_ENDS_SECONDS * SECOND, ends + SECOND)
+    return min(due_at, next((moment for moment in moments if moment >= soonest), due_at))
+
+
+async def _alarm_if_stuck(case: Case) -> None:
+    """An outcome that stays unknown, or slow money beyond its limit, becomes an operator's business."""
+    core = case.core
+    if case.payment.gateway not in core.gateways and case.payment.is_open:
+        await case.alarm(
+            "gateway_missing",
+            again_seconds=_DAY,
+            next_step="An open payment's gateway has no keys here. Set them again until its payments have ended.",
+        )
+    standing = await capturing.stand(case.tx, core, case.payment.id)
+    taking = None if standing is None else standing.taking
+    limit = core.policy.unknown_alarm_seconds * SECOND
+    if taking is not None and case.now - taking.created_at > limit:
+        await case.alarm(
+            "payment_unknown",
+            again_seconds=_DAY,
+            object=case.payment.gateway_ref,
+            next_step="Look the object up at the gateway. Don't charge or refund by hand: recovery goes on asking.",
+        )
+    too_slow = case.now - case.payment.created_at > core.policy.pending_hold_seconds * SECOND
+    if case.payment.status is PaymentStatus.PROCESSING and taking is None and too_slow:
+        await case.alarm(
+            "payment_slow",
+            again_seconds=_DAY,
+            object=case.payment.gateway_ref,
+            reason=case.payment.pending_reason,
+            next_step="The bank takes longer than the goods were kept. Ask the gateway; the buyer can't pay meanwhile.",
+        )
+    await _alarm_for_late_refunds(case)
+
+
+async def _alarm_for_late_refunds(case: Case) -> None:
+    limit = case.core.policy.unknown_alarm_seconds * SECOND
+    for refund in await aftersales.refunds_of(case.tx, case.payment.id):
+        if refund.state == "recorded" and case.now - refund.created_at > limit:
+            await case.alarm(
+                "refund_unknown",
+                again_seconds=_DAY,
+                refund=refund.id,
+                next_step="Look at the payment's refunds at the gateway. Don't refund by hand: recovery goes on.",
+            )
+
+
+async def _quietly(action: Awaitable[object]) -> None:
+    """What a buyer would read as a problem (sold out, in progress) is no reason for recovery to stop."""
+    try:
+        await action
+    except Problem as problem:
+        log.info("recovery stopped at: %s", problem.code)
+
+
+# ── Orders ──────────
+
+
+async def end_orders(core: Core) -> int:
+    """End reservations and unpaid orders whose time is over; returns how many orders that changed."""
+    changed, after = 0, ""
+    while True:
+        page = await core.db.read(core.store.ended, now=core.clock.now(), after=after, limit=_PAGE)
+        for order_id in page:
+            changed += await core.write(_end_order, core, order_id)
+        if len(page) < _PAGE:
+            return changed
+        after = page[-1]
+
+
+async def _end_order(tx: Transaction, core: Core, order_id: str) -> bool:
+    """One order, decided again under its lock. A paid order is never ended, and none whose money may be under way."""
+    now = core.clock.now()
+    order = await core.store.find(tx, order_id, lock=True)
+    if order is None:
+        return False
+    attempts = await payments.of_order(tx, order_id, lock=True)
+    ends = await core.store.hold_ends(tx, order_id)
+    over = ends is not None and ends <= now
+    if order.status is OrderStatus.PENDING:
+        return await _end_late_hold(tx, core, attempts, order_id) if over else False
+    confirmable = any(one.status is PaymentStatus.AWAITING_BUYER for one in attempts)
+    if order.status is OrderStatus.OPEN and confirmable:
+        # The gateway is asked first: the payment's own look ends it, and a later round ends the hold.
+        return False
+    if over:
+        await core.store.release(tx, order_id)
+        await journal.note(tx, "hold.ended", order_id=order_id, now=now)
+    lifetime_over = order.expires_at is not None and order.expires_at <= now
+    if order.status is OrderStatus.OPEN and lifetime_over and not any(_may_still_pay(one) for one in attempts):
+        await core.store.mark(tx, order, OrderStatus.EXPIRED, now=now)
+        await journal.note(tx, "order.expired", order_id=order_id, now=now)
+        return True
+    return over
+
+
+def _may_still_pay(payment: Payment) -> bool:
+    return payment.is_open or (payment.status is PaymentStatus.HELD and not capturing.is_done(payment))
+
+
+async def _end_late_hold(tx: Transaction, core: Core, attempts: list[Payment], order_id: str) -> bool:
+    """Slow money beyond its limit: the goods are free again, and the payment may still arrive."""
+    now = core.clock.now()
+    await core.store.release(tx, order_id)
+    await journal.note(tx, "hold.ended", order_id=order_id, detail={"reason": "slow money"}, now=now)
+    for one in attempts:
+        if one.is_open:
+            await payments.look_soon(tx, one.id, at=now)
+    return True

@@ -1,0 +1,87 @@
+"""The worker: runs recovery and the delivery of events for as long as it lives, inside `serve` or as a process.
+
+Several loops side by side, so that one gateway that answers slowly does not keep the others' payments waiting. Ending
+it at any moment is harmless: what it was doing stays written down, and its leases run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from paidonce import deliveries, recovery
+from paidonce.core import Core
+from paidonce.deliveries import Endpoints
+from paidonce.errors import DatabaseError
+from paidonce.gateways.base import Transport
+
+LOOPS = 3
+IDLE_SECONDS = 1.0
+ORDERS_SECONDS = 5.0
+# After a failure the loop waits this long, so that a database that is down is not asked in a frenzy.
+TROUBLE_SECONDS = 5.0
+
+log = structlog.get_logger("paidonce.worker")
+
+Round = Callable[[], Awaitable[int]]
+
+
+@dataclass(slots=True)
+class Worker:
+    """What a worker needs. `endpoints` are registered by whoever makes it; `transport` sends them events."""
+
+    core: Core
+    endpoints: Endpoints
+    transport: Transport
+    idle_seconds: float = IDLE_SECONDS
+    loops: int = LOOPS
+
+    async def run_once(self) -> int:
+        """Do all that is due now, and return how much that was. Raises database errors."""
+        done = await recovery.drain(self.core)
+        return done.total + await self._deliver_all()
+
+    async def run(self) -> None:
+        """Work until canceled."""
+        rounds: list[tuple[Round, float]] = [
+            *[(partial(recovery.run_due, self.core), self.idle_seconds)] * self.loops,
+            (partial(recovery.end_orders, self.core), max(self.idle_seconds, ORDERS_SECONDS)),
+            (self._deliver, self.idle_seconds),
+        ]
+        async with asyncio.TaskGroup() as group:
+            for work, pause in rounds:
+                group.create_task(self._repeat(work, pause))
+
+    async def _repeat(self, work: Round, pause: float) -> None:
+        while True:
+            done = await self._guarded(work)
+            if done is None:
+                await asyncio.sleep(TROUBLE_SECONDS)
+            elif not done:
+                # Spread, so that the loops of many workers don't look at the same moment.
+                await asyncio.sleep(pause * (0.75 + random.random() / 2))  # noqa: S311 - no secret depends on it.
+
+    async def _guarded(self, work: Round) -> int | None:
+        """What `work` did, or None if it failed: a worker outlives every trouble, and tells it."""
+        try:
+            return await work()
+        except DatabaseError as error:
+            log.error("worker_waits_for_the_database", error=str(error))
+        except Exception as error:
+            # A bug in one round must not end recovery for all payments; the row's lease runs out and it is tried again.
+            log.exception("worker_round_failed", error=type(error).__name__)
+        return None
+
+    async def _deliver(self) -> int:
+        return await deliveries.run_due(self.core, self.endpoints, transport=self.transport)
+
+    async def _deliver_all(self) -> int:
+        total = 0
+        while sent := await self._deliver():
+            total += sent
+        return total
