@@ -21,7 +21,7 @@ from paidonce.payments import Operation, Payment
 from paidonce.ports import SECOND, Transaction
 from paidonce.results import Result, Standing, result
 from paidonce.schedule import rescheduled
-from paidonce.settlement import Also, Command, Settled, settle
+from paidonce.settlement import Also, Settled, settle
 from paidonce.states import OrderStatus, PaymentStatus, RefundStatus
 from paidonce.store import PayableOrder
 
@@ -30,7 +30,6 @@ T = TypeVar("T")
 # A handover or an abandoned attempt is followed by another look; more than a few mean that something else is wrong.
 LOOKS = 4
 _ALARM_AGAIN_SECONDS = 3600
-_KINDS = ("capture", "authorize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +198,8 @@ async def _take_capture_right(tx: Transaction, taking: _Taking) -> _Step:
 
 async def _last_taking(tx: Transaction, payment_id: str) -> Operation | None:
     """The newest call that takes money: an unanswered one first, else the capture, which comes after authorizing."""
-    last = [await payments.operation_of(tx, payment_id, kind) for kind in _KINDS]
-    known = [operation for operation in last if operation is not None]
-    return next((one for one in known if one.state == "recorded"), known[0] if known else None)
+    known = await payments.takings(tx, payment_id)
+    return next((one for one in known if one.state == "recorded"), known[-1] if known else None)
 
 
 async def _let_go(tx: Transaction, core: Core, payment: Payment) -> Payment:
@@ -432,7 +430,3 @@ async def standing_result(core: Core, payment_id: str, *, unknown: bool) -> Resu
     standing = await core.db.read(stand, core, payment_id)
     assert standing is not None, "a payment outlived its order"
     return result(standing.payment, standing.order, unknown=unknown and standing.payment.is_open)
-
-
-# Every command of a snapshot is the name of the operation that carries it out.
-assert set(map(str, Command)) == set(_KINDS)

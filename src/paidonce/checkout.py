@@ -33,7 +33,7 @@ from paidonce.errors import (
 from paidonce.gateways.base import Account, CaptureMethod, CreateRequest, Gateway, Opened
 from paidonce.money import Money, MoneyError
 from paidonce.payments import Operation, Payment
-from paidonce.ports import SECOND, Transaction
+from paidonce.ports import SECOND, Microseconds, Transaction
 from paidonce.results import PaymentView, Result, Standing, Started, result, view
 from paidonce.schedule import rescheduled
 from paidonce.settlement import Settled, settle
@@ -128,7 +128,7 @@ async def _record_payment(
 ) -> Recorded | Handover:
     now = core.clock.now()
     order = await _own_order(tx, core, order_id, actor, lock=True)
-    _refuse_closed_order(order)
+    _refuse_closed_order(order, now)
     attempts = await payments.of_order(tx, order.id, lock=True)
     _refuse_while_money_may_move(attempts)
     leaving = next((one for one in attempts if one.capture_right == "voiding"), None)
@@ -160,10 +160,11 @@ async def _record_payment(
     return await _insert_payment(tx, core, order, gateway, account, urls=urls)
 
 
-def _refuse_closed_order(order: PayableOrder) -> None:
+def _refuse_closed_order(order: PayableOrder, now: Microseconds) -> None:
     if order.status is OrderStatus.PAID:
         raise AlreadyPaid
-    if order.status in (OrderStatus.CANCELED, OrderStatus.EXPIRED):
+    over = order.status is OrderStatus.OPEN and order.expires_at is not None and order.expires_at <= now
+    if order.status in (OrderStatus.CANCELED, OrderStatus.EXPIRED) or over:
         raise OrderClosed
 
 
@@ -373,7 +374,7 @@ async def _settle_free_order(tx: Transaction, core: Core, order_id: str, actor: 
     """Nothing is due, so no gateway is asked: the goods are taken and the order is complete."""
     now = core.clock.now()
     order = await _own_order(tx, core, order_id, actor, lock=True)
-    _refuse_closed_order(order)
+    _refuse_closed_order(order, now)
     if not await core.store.take(tx, order.id, payment_id="free", now=now):
         raise SoldOut
     await core.store.mark(tx, order, OrderStatus.PAID, now=now)

@@ -64,6 +64,7 @@ class Stored:
     type: str
     payment_id: str | None  # Ours, once found.
     ref: str | None
+    about_more: bool  # It speaks of more than the payment's own state: a refund, a dispute.
     received_at: Microseconds
 
 
@@ -126,14 +127,19 @@ ON CONFLICT (gateway, event_id) DO NOTHING
 
 
 def _claims(event: WebhookEvent) -> dict[str, Any]:
-    return {"ref": event.ref, "capture_ref": event.capture_ref, "payment_id": event.payment_id}
+    return {
+        "ref": event.ref,
+        "capture_ref": event.capture_ref,
+        "payment_id": event.payment_id,
+        "about_more": event.progress is None,
+    }
 
 
 async def _find_payment(tx: Transaction, event: WebhookEvent) -> Payment | None:
     return await _find(tx, event.gateway, _claims(event))
 
 
-async def _find(tx: Transaction, gateway: str, claims: Mapping[str, str | None]) -> Payment | None:
+async def _find(tx: Transaction, gateway: str, claims: Mapping[str, Any]) -> Payment | None:
     """The payment that an event names by any of its ids; one of another gateway is none."""
     found = None
     if claims["ref"] is not None:
@@ -196,6 +202,7 @@ async def stored(tx: Transaction, event_id: str) -> Stored | None:
         type=row["type"],
         payment_id=None if payment is None else payment.id,
         ref=claims["ref"],
+        about_more=claims["about_more"],
         received_at=row["received_at"],
     )
 

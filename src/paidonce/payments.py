@@ -159,6 +159,16 @@ async def operation_of(tx: Transaction, payment_id: str, kind: str, *, lock: boo
     return None if row is None else _operation(row)
 
 
+async def takings(tx: Transaction, payment_id: str) -> list[Operation]:
+    """All calls that were to take the payment's money, authorizations before captures, oldest first."""
+    rows = await tx.fetch_all(
+        "SELECT * FROM operations WHERE payment_id = :payment_id AND kind IN ('authorize', 'capture')"
+        " ORDER BY kind, round",
+        {"payment_id": payment_id},
+    )
+    return [_operation(row) for row in rows]
+
+
 async def recorded(tx: Transaction, payment_id: str, kind: str) -> list[Operation]:
     """The operations of one kind that are recorded and not answered yet, oldest first."""
     rows = await tx.fetch_all(

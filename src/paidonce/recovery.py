@@ -7,15 +7,17 @@ repeated.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from paidonce import aftersales, capturing, checkout, inbox, journal, payments, refunds
 from paidonce.case import Case
 from paidonce.core import Core
-from paidonce.errors import GatewayError, NotFound, Problem
+from paidonce.errors import DatabaseError, GatewayError, NotFound, Problem
 from paidonce.gateways.base import Gateway
 from paidonce.inbox import Stored
 from paidonce.leases import Lease, Table, any_due, claim, give_back
@@ -26,6 +28,8 @@ from paidonce.schedule import next_look
 from paidonce.settlement import lock_case, settle
 from paidonce.states import OrderStatus, PaymentStatus
 
+T = TypeVar("T")
+
 BATCH = 20
 _FEW = 4
 _PAGE = 100
@@ -33,6 +37,7 @@ _DAY = 24 * 3600
 # A hold is looked at this long before it ends, so that a buyer before the bank's page can keep the goods.
 _BEFORE_HOLD_ENDS_SECONDS = 60
 _SOONEST_SECONDS = 30
+_SET_ASIDE_SECONDS = 3600
 
 log = logging.getLogger("paidonce.recovery")
 
@@ -93,8 +98,28 @@ async def _run_claimed(core: Core, table: Table, work: Callable[[Core, Lease], A
         claim, table, token=token, now=core.clock.now(), seconds=core.policy.lease_seconds, limit=limit
     )
     for lease in leases:
-        await work(core, lease)
+        try:
+            await work(core, lease)
+        except DatabaseError:
+            raise
+        except Exception:
+            # A bug over one row must not keep all the others waiting; it is told, and tried again much later.
+            log.exception("recovery could not work on %s in %s", lease.id, table)
+            await core.write(_set_aside, core, lease)
     return len(leases)
+
+
+async def _set_aside(tx: Transaction, core: Core, lease: Lease) -> None:
+    now = core.clock.now()
+    if lease.table == "payments":
+        with contextlib.suppress(NotFound):
+            case = await lock_case(tx, core, lease.id, trigger="recovery")
+            await case.alarm(
+                "recovery_failed",
+                again_seconds=_DAY,
+                next_step="This is a bug. The log has its traceback; the payment is tried again every hour.",
+            )
+    await give_back(tx, lease, due_at=now + _SET_ASIDE_SECONDS * SECOND)
 
 
 # ── Events ──────────
@@ -125,7 +150,7 @@ async def _take_effect(core: Core, gateway: Gateway, event: Stored, standing: St
     if ref is None:
         return False
     try:
-        snapshot = await gateway.fetch(ref, details=not payment.is_open)
+        snapshot = await gateway.fetch(ref, details=event.about_more or not payment.is_open)
     except GatewayError as error:
         log.warning("webhook %s (%s) waits: %s", event.id, event.type, error)
         return False
@@ -160,13 +185,19 @@ async def _advance(core: Core, gateway: Gateway, standing: Standing) -> None:
     await refunds.carry_out_all(core, payment.id, trigger="recovery")
     captured = payment.capture_ref is not None
     current = await core.db.read(capturing.stand, core, payment.id)
-    if current is not None:
-        await _quietly(capturing.pursue(core, current, trigger="recovery", details=captured))
-    await _end_if_nobody_comes(core, payment.id)
+    if current is None:
+        return
+    found = await _quietly(capturing.pursue(core, current, trigger="recovery", details=captured))
+    if found is not None and not found.unknown:
+        await _end_if_nobody_comes(core, payment.id)
 
 
 async def _end_if_nobody_comes(core: Core, payment_id: str) -> None:
-    """End an unconfirmed payment whose goods are no longer held for it."""
+    """End an unconfirmed payment whose goods are no longer held for it.
+
+    Only after the gateway has just said that it is unconfirmed: what a buyer approved while nobody could ask is not
+    thrown away.
+    """
     if await core.db.read(_is_deserted, core, payment_id):
         await _quietly(checkout.end_unconfirmed(core, payment_id, trigger="expiry"))
 
@@ -249,12 +280,13 @@ async def _alarm_for_late_refunds(case: Case) -> None:
             )
 
 
-async def _quietly(action: Awaitable[object]) -> None:
-    """What a buyer would read as a problem (sold out, in progress) is no reason for recovery to stop."""
+async def _quietly(action: Awaitable[T]) -> T | None:
+    """What a buyer would read as a problem (sold out, in progress) is no reason for recovery to stop: None then."""
     try:
-        await action
+        return await action
     except Problem as problem:
         log.info("recovery stopped at: %s", problem.code)
+        return None
 
 
 # ── Orders ──────────

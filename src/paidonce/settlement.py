@@ -232,8 +232,8 @@ async def _keep_what_was_learned(case: _Case) -> None:
             await intend_void(case.tx, case.core, case.payment)
     if case.snapshot.progress is Progress.CANCELED:
         await payments.finish_all(case.tx, case.payment.id, "succeeded", now=case.now)
-    if case.payment.status is PaymentStatus.HELD:
-        await _book_in_suspense(case, refundable=True)
+    if case.payment.status is PaymentStatus.HELD and await _book_in_suspense(case, refundable=True):
+        await case.emit("alarm.payment_held", reason="money was captured by a payment that is held")
     await _finish(case, "succeeded")
 
 
@@ -244,8 +244,8 @@ async def _money_was_asked_for(case: _Case) -> bool:
     hands the payment back to the buyer.
     """
     kinds = ("capture",) if case.snapshot.progress is Progress.AUTHORIZED else _TAKING
-    last = [await payments.operation_of(case.tx, case.payment.id, kind) for kind in kinds]
-    return any(operation is not None and operation.state in ("recorded", "succeeded") for operation in last)
+    last = {operation.kind: operation for operation in await payments.takings(case.tx, case.payment.id)}
+    return any(kind in last and last[kind].state in ("recorded", "succeeded") for kind in kinds)
 
 
 # ── One function per word of the gateway ──────────
@@ -420,7 +420,6 @@ async def _book_in_suspense(case: _Case, *, refundable: bool) -> bool:
         capture_ref=case.snapshot.capture_ref, captured_minor=captured.minor if same_currency else 0, owed_to_buyer=True
     )
     await case.note("payment.captured", booked_to=str(Account.SUSPENSE), object=case.snapshot.ref)
-    await case.emit("alarm.payment_held", reason="money was captured by a payment that is held")
     if refundable:
         await aftersales.intend_automatic_refund(case, captured, "the payment contradicts its order")
     return True

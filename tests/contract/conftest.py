@@ -18,6 +18,7 @@ from typing import Protocol, cast
 import pytest
 
 from paidonce.gateways.base import (
+    CaptureMethod,
     CreateRequest,
     Gateway,
     HttpRequest,
@@ -25,9 +26,11 @@ from paidonce.gateways.base import (
     Opened,
     Progress,
     Provider,
+    RefundSnapshot,
     SandboxCore,
     Snapshot,
     Transport,
+    WebhookEvent,
 )
 from paidonce.gateways.registry import providers
 from paidonce.money import Money
@@ -61,6 +64,37 @@ class Hooks(Protocol):
     amounts: tuple[Money, ...]  # The gateway can express these; the first is used throughout.
     refused_amounts: tuple[Money, ...]
     contradictions: tuple[Mapping[str, str], ...]  # Changes to the sandbox's settings that must stop the start.
+    # The setting that webhooks are verified with, and what another endpoint of the same gateway might have there.
+    webhook_setting: tuple[str, str]
+    # Changes to a webhook's body that make it one of the other mode or of another account. Empty where the signature
+    # itself is bound to one endpoint of one account.
+    foreign_marks: tuple[tuple[bytes, bytes], ...]
+
+    # What happens at the gateway without us. `now` is the twin's time in microseconds.
+
+    def dashboard_refund(self, core: SandboxCore, opened: Opened, amount: Money, *, now: int) -> None:
+        """Staff refund at the gateway's own website."""
+
+    def pend_next_refund(self, core: SandboxCore, *, now: int) -> None:
+        """The next refund waits, at least."""
+
+    def finish_refund(self, core: SandboxCore, refund_ref: str, *, now: int) -> None:
+        """A pending refund succeeds."""
+
+    def fail_refund(self, core: SandboxCore, refund_ref: str, *, now: int) -> None:
+        """A refund fails, also after it had succeeded."""
+
+    def expire_authorization(self, core: SandboxCore, opened: Opened, *, now: int) -> None:
+        """Reserved money is let go."""
+
+    def open_dispute(self, core: SandboxCore, opened: Opened, amount: Money, *, now: int) -> str | None:
+        """The buyer takes `amount` back by a dispute; its id, or None at a gateway that has no disputes."""
+
+    def close_dispute(self, core: SandboxCore, dispute_ref: str, *, won: bool, now: int) -> None:
+        """The dispute ends for or against the merchant."""
+
+    def sign(self, core: SandboxCore, like: HttpRequest, body: bytes) -> HttpRequest:
+        """The webhook `like` with another body, signed as the gateway signs and at the same time."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +163,24 @@ class Bench:
         assert gateway is not None
         return gateway
 
+    @property
+    def hooks(self) -> Hooks:
+        return self.case.hooks
+
+    @property
+    def now(self) -> int:
+        return self.clock.now()
+
     def browse(self, request: HttpRequest) -> HttpResponse:
         return self.core.handle(request, now=self.clock.now())
 
-    def request(self, number: int = 1, *, amount: Money | None = None) -> CreateRequest:
+    def request(
+        self,
+        number: int = 1,
+        *,
+        amount: Money | None = None,
+        capture_method: CaptureMethod = CaptureMethod.AUTOMATIC,
+    ) -> CreateRequest:
         return CreateRequest(
             payment_id=f"pay_contract{number}",
             order_id=f"ord_contract{number}",
@@ -141,6 +189,7 @@ class Bench:
             return_url=f"https://shop.example/orders/ord_contract{number}/return?payment=pay_contract{number}",
             cancel_url=f"https://shop.example/orders/ord_contract{number}/pay",
             idempotency_key=f"create-pay_contract{number}",
+            capture_method=capture_method,
         )
 
     async def open(self, number: int = 1) -> Opened:
@@ -163,15 +212,69 @@ class Bench:
         """The object as it is now, without the id of the answer that told it, so that two readings can be compared."""
         return replace(await self.gateway.fetch(opened.snapshot.ref), request_id=None)
 
-    async def capture(self, opened: Opened, *, key: str = "capture-1") -> Snapshot:
-        return await self.gateway.capture(opened.snapshot.ref, idempotency_key=key, amount=self.amount)
+    async def capture(self, opened: Opened, *, key: str = "capture-1", amount: Money | None = None) -> Snapshot:
+        return await self.gateway.capture(opened.snapshot.ref, idempotency_key=key, amount=amount or self.amount)
 
-    async def paid(self, number: int = 1) -> tuple[Opened, Snapshot]:
-        opened = await self.open(number)
+    async def paid(self, number: int = 1, *, amount: Money | None = None) -> tuple[Opened, Snapshot]:
+        opened = await self.gateway.create(self.request(number, amount=amount))
         self.confirm(opened)
-        snapshot = await self.complete(opened)
+        snapshot = await self.gateway.fetch(opened.snapshot.ref)
+        if snapshot.progress is Progress.APPROVED:
+            snapshot = await self.capture(opened, key=f"capture-{number}", amount=amount)
         assert snapshot.progress is Progress.CAPTURED
         return opened, snapshot
+
+    async def reserved(self, number: int = 1) -> tuple[Opened, Snapshot]:
+        """An object whose money is authorized and waits for our capture."""
+        opened = await self.gateway.create(self.request(number, capture_method=CaptureMethod.MANUAL))
+        self.confirm(opened)
+        snapshot = await self.gateway.fetch(opened.snapshot.ref)
+        if snapshot.progress is Progress.APPROVED:
+            snapshot = await self.gateway.authorize(opened.snapshot.ref, idempotency_key=f"authorize-{number}")
+        assert snapshot.progress is Progress.AUTHORIZED
+        return opened, snapshot
+
+    async def refund(self, paid: Snapshot, amount: Money, number: int = 1) -> RefundSnapshot:
+        assert paid.capture_ref is not None
+        return await self.gateway.refund(
+            paid.ref,
+            paid.capture_ref,
+            idempotency_key=f"refund-{number}",
+            amount=amount,
+            refund_id=f"ref_contract{number}",
+        )
+
+    async def details(self, opened: Opened) -> Snapshot:
+        """The object with all of its refunds and disputes, which a gateway has to tell once something was captured."""
+        snapshot = await self.gateway.fetch(opened.snapshot.ref, details=True)
+        assert snapshot.refunds is not None
+        assert snapshot.disputes is not None
+        return snapshot
+
+    async def refunds(self, opened: Opened) -> tuple[RefundSnapshot, ...]:
+        """All refunds as they read now, without the ids of the answers that told them."""
+        found = (await self.details(opened)).refunds
+        assert found is not None
+        return tuple(replace(refund, request_id=None) for refund in found)
+
+    def booked(self, kind: str) -> int:
+        """The sum of one kind in the twin's own books."""
+        return sum(entry.minor for entry in self.core.books() if entry.kind == kind)
+
+    def webhooks(self) -> list[HttpRequest]:
+        return self.core.take_webhooks(now=self.now)
+
+    async def hear(self, webhook: HttpRequest, *, by: Gateway | None = None) -> WebhookEvent:
+        """Deliver a webhook as our server would."""
+        headers = {name.lower(): value for name, value in webhook.headers.items()}
+        return await (by or self.gateway).read_webhook(headers, webhook.body)
+
+    def secrets(self, opened: Opened) -> list[str]:
+        """Keys that the settings call secret, and what the browser got that is no public setting and no object's id."""
+        public = {*self.gateway.component().attributes.values(), opened.snapshot.ref}
+        settings = self.case.environment.items()
+        keys = [value for name, value in settings if name.endswith(("_SECRET", "_KEY")) and value not in public]
+        return [*keys, *(value for value in opened.client.values() if value not in public)]
 
 
 def _load_file(name: str, path: Path) -> ModuleType:
@@ -201,7 +304,10 @@ def _cases() -> list[Case]:
     return [Case(provider, _hooks(provider)) for provider in found.values()]
 
 
-@pytest.fixture(params=_cases(), ids=lambda case: case.provider.name)
+CASES = _cases()
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.provider.name)
 def case(request: pytest.FixtureRequest) -> Case:
     """Each gateway in turn."""
     return cast(Case, request.param)
@@ -213,6 +319,13 @@ def bench(case: Case) -> Bench:
     core = case.provider.sandbox(PUBLIC_URL)
     assert core is not None, "a gateway without a twin can't be tested by the contract"
     return Bench(case, core)
+
+
+@pytest.fixture
+def neighbours(case: Case) -> list[Bench]:
+    """All other gateways."""
+    others = [(other, other.provider.sandbox(PUBLIC_URL)) for other in CASES if other is not case]
+    return [Bench(other, core) for other, core in others if core is not None]
 
 
 @pytest.fixture

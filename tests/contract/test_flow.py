@@ -217,14 +217,16 @@ async def test_an_object_that_nobody_knows_is_for_an_operator(bench: Bench) -> N
 
 
 async def test_no_method_calls_out_while_a_transaction_is_open(bench: Bench) -> None:
-    opened = await bench.open()
+    opened, paid = await bench.paid()
     ref = opened.snapshot.ref
     before = await bench.seen(opened)
     calls = (
         lambda: bench.gateway.create(bench.request(2)),
         lambda: bench.gateway.reopen(ref),
         lambda: bench.gateway.fetch(ref),
+        lambda: bench.gateway.fetch(ref, details=True),
         lambda: bench.capture(opened),
+        lambda: bench.refund(paid, bench.amount),
         lambda: bench.gateway.void(ref),
     )
     token = inside_transaction.set(True)

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from paidonce.errors import GatewayError
-from paidonce.gateways.base import HttpRequest, HttpResponse, Opened
+from paidonce.gateways.base import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     from contract.conftest import Bench, Wire
@@ -45,14 +45,6 @@ def log() -> Iterator[io.StringIO]:
     root.setLevel(before)
 
 
-def secrets_of(bench: Bench, opened: Opened) -> list[str]:
-    """Keys that the settings call secret, and whatever the browser got that is no public setting and no object's id."""
-    settings = bench.case.environment
-    public = {*bench.gateway.component().attributes.values(), opened.snapshot.ref}
-    keys = [value for name, value in settings.items() if name.endswith(("_SECRET", "_KEY")) and value not in public]
-    return [*keys, *(value for value in opened.client.values() if value not in public)]
-
-
 async def fail(wire: Wire, request: HttpRequest, deadline: float) -> HttpResponse:
     """An error page that repeats the request, as some proxies do."""
     await wire.inner.send(request, deadline_seconds=deadline)
@@ -81,7 +73,7 @@ async def test_no_secret_is_written_anywhere(
         # Addresses end up in other people's logs.
         *(request.url for request in bench.wire.sent),
     ]
-    secrets = [*secrets_of(bench, opened), *secrets_of(bench, other)]
+    secrets = [*bench.secrets(opened), *bench.secrets(other)]
     assert secrets
     assert "structlog is heard" in log.getvalue()
     assert "logging is heard" in log.getvalue()

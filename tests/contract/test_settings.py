@@ -70,6 +70,13 @@ def test_a_nonsensical_setting_is_named_without_its_value(bench: Bench) -> None:
     assert refused > 0
 
 
+def test_the_webhook_setting_is_declared_and_used_by_the_sandbox(bench: Bench) -> None:
+    name, other = bench.hooks.webhook_setting
+    assert name in bench.case.provider.settings
+    assert bench.case.environment[name] != other
+    assert isinstance(configure(bench, {**bench.case.environment, name: other}), bench.gateway.__class__)
+
+
 def test_contradictions_stop_the_start(bench: Bench) -> None:
     assert bench.case.hooks.contradictions
     for change in bench.case.hooks.contradictions:
@@ -93,6 +100,7 @@ def test_the_gateway_says_what_the_core_has_to_know(bench: Bench) -> None:
     assert gateway.can_void or not gateway.captures_in_browser
     assert gateway.create_key_life_seconds > 0
     assert gateway.capture_key_life_seconds > 0
+    assert gateway.refund_key_life_seconds > 0
 
 
 @pytest.mark.parametrize("public_url", ["http://127.0.0.1:9000", "http://127.0.0.1:9000/"])

@@ -21,6 +21,7 @@ async def shop(database: Database) -> AsyncIterator[Shop]:
     shop.transport.sent.clear()
     yield shop
     await shop.assert_books_balance()
+    assert "alarm.recovery_failed" not in await shop.events(), "recovery met a bug; its traceback stands in the log"
 
 
 @pytest.fixture

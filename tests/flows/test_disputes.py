@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paidonce.errors import PaymentDisputed
+from paidonce.errors import PaymentDisputed, RefundTooLarge
 from support.shop import Shop
 
 GATEWAYS = ["stripe", "paypal"]
@@ -65,8 +65,6 @@ async def test_a_dispute_goes_through_accounts_of_its_own(shop: Shop, gateway: s
 
 @pytest.mark.parametrize("gateway", GATEWAYS)
 async def test_after_a_lost_dispute_nothing_is_left_to_refund(shop: Shop, gateway: str) -> None:
-    from paidonce.errors import RefundTooLarge
-
     _, payment_id = await shop.paid(gateway)
     await dispute(shop, gateway, payment_id)
     await shop.deliver()
@@ -114,9 +112,9 @@ async def test_an_inquiry_blocks_refunds_and_moves_no_money(shop: Shop, gateway:
     await shop.assert_journal_equals_gateways()
 
 
-@pytest.mark.parametrize("gateway", GATEWAYS)
-async def test_an_automatic_refund_waits_for_an_open_dispute(shop: Shop, gateway: str) -> None:
-    """The goods were gone when the money came, and before it went back the buyer's bank took it: it must not go twice."""
+async def test_an_automatic_refund_waits_for_an_open_dispute(shop: Shop) -> None:
+    """The goods were gone when the money came, and the buyer's bank took it before it went back: it must not go twice."""
+    gateway = "stripe"  # PayPal is captured only while the goods are there.
     order = await shop.order(("lamp", 3))
     started = await shop.start(order.id, gateway)
     await shop.agree(started)
@@ -126,8 +124,6 @@ async def test_an_automatic_refund_waits_for_an_open_dispute(shop: Shop, gateway
     await shop.write(
         "INSERT INTO stock_movements (sku, kind, quantity, actor, created_at) VALUES ('lamp', 'adjustment', -2, 't', 1)"
     )
-    if gateway == "paypal":
-        return  # PayPal is captured only when the goods are there; see test_late_money.
     await shop.complete(started.payment.id)
     assert await shop.refund_states(started.payment.id) == [(14850, "recorded")]
     await dispute(shop, gateway, started.payment.id)

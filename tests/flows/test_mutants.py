@@ -26,6 +26,19 @@ GUARDS = {
     "amount-is-not-compared": "test_trouble.py::test_an_object_that_contradicts_us_is_held_and_pays_nothing",
     "stock-is-not-held": "test_paying.py::test_sold_out_is_heard_before_a_gateway_is_asked",
     "paypal-is-captured-beside-an-open-card": "test_trouble.py::test_paypal_captures_only_after_stripe_said_canceled",
+    "unknown-capture-key-is-forgotten": (
+        "test_trouble.py::test_a_capture_key_past_its_life_is_looked_up_and_never_posted_again"
+    ),
+    "refund-gets-a-fresh-key": "test_refunds.py::test_a_refund_whose_answer_is_lost_is_found_by_its_own_key",
+    "what-is-left-is-not-counted": "test_refunds.py::test_partial_refunds_add_up_and_never_exceed_what_was_captured",
+    "dispute-does-not-stop-a-refund": "test_refunds.py::test_a_disputed_payment_is_not_refunded",
+    "restock-repeats": "test_refunds.py::test_goods_are_put_back_once_whatever_repeats",
+    "surplus-is-kept": (
+        "test_late_money.py::test_a_surplus_is_refunded_by_itself_is_visible_and_never_unpays_the_order"
+    ),
+    "failed-slow-money-is-old-news": "test_slow_money.py::test_slow_money_that_fails_hands_the_order_back",
+    "event-is-done-before-its-effect": "test_webhooks.py::test_a_gateway_that_does_not_answer_leaves_the_event_due",
+    "lease-is-not-respected": "test_recovery.py::test_a_lost_lease_can_not_reschedule",
 }
 
 

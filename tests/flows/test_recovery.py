@@ -20,9 +20,7 @@ CREATE = {"stripe": "/v1/payment_intents", "paypal": "/v2/checkout/orders"}
 
 
 @pytest.mark.parametrize("gateway", GATEWAYS)
-async def test_what_a_buyer_approved_before_closing_the_tab_is_taken_without_webhooks(
-    shop: Shop, gateway: str
-) -> None:
+async def test_what_a_buyer_approved_before_closing_the_tab_is_taken_without_webhooks(shop: Shop, gateway: str) -> None:
     """FAULTS: webhooks that never come."""
     order = await shop.order()
     await shop.agree(await shop.start(order.id, gateway))
@@ -68,8 +66,8 @@ async def test_a_capture_that_stays_unknown_alarms_the_operator_with_the_next_sa
     started = await shop.start(order.id, "paypal")
     shop.approve(started)
     shop.transport.lose_answers("POST", "/capture")
-    shop.transport.lose_answers("GET", CREATE["paypal"])
     await shop.complete(started.payment.id)
+    shop.transport.lose_answers("GET", CREATE["paypal"])
     for _ in range(12):
         await shop.recover(after=1200)
     alarms = await shop.rows("SELECT payload FROM outbox WHERE type = 'alarm.payment_unknown'")
@@ -163,7 +161,8 @@ async def test_a_gateway_that_is_down_for_hours_ends_nothing_by_mistake(shop: Sh
     await shop.agree(await shop.start(order.id, gateway))
     shop.transport.lose_requests("GET", CREATE[gateway])
     shop.transport.lose_requests("POST", CREATE[gateway])
-    for _ in range(20):
+    # Not longer than PayPal keeps an approval (three hours).
+    for _ in range(12):
         await shop.recover(after=600)
     looks = len(shop.transport.sent)
     assert looks < 300, "it backs off"

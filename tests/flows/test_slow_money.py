@@ -172,7 +172,7 @@ async def test_a_capture_whose_answer_is_lost_is_found_out_with_its_amount(manua
 
 @pytest.mark.parametrize("gateway", GATEWAYS)
 async def test_void_releases_the_money_and_the_goods(manual: Shop, gateway: str) -> None:
-    order_id, payment_id = await reserved(manual, gateway)
+    _order_id, payment_id = await reserved(manual, gateway)
     result = await captures.release(manual.core, payment_id, STAFF)
     assert (result.payment.status, result.order_status) == ("canceled", "open")
     assert (await captures.release(manual.core, payment_id, STAFF)).payment.status == "canceled"

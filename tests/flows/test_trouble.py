@@ -135,6 +135,7 @@ async def test_a_create_key_past_its_life_is_never_sent_again(shop: Shop) -> Non
         await shop.start(order.id, "stripe")
     shop.transport.heal()
     first = keys(shop, "stripe", "/v1/payment_intents")
+    await shop.write("UPDATE orders SET expires_at = expires_at * 2")
     shop.clock.pass_seconds(shop.core.gateways["stripe"].create_key_life_seconds)
     shop.transport.sent.clear()
     started = await shop.start(order.id, "stripe")
@@ -387,7 +388,9 @@ async def test_an_object_that_contradicts_us_is_held_and_pays_nothing(
     assert await shop.stock() == (10, 1)
     credited = await shop.rows("SELECT account FROM journal_postings WHERE amount_minor < 0")
     assert [row["account"] for row in credited] == ["suspense"], "money that moved is booked, but not as a sale"
-    assert await shop.events() == ["alarm.payment_held"]
+    ours = what not in ("account", "live or test mode")
+    told = ["alarm.payment_held", *(["alarm.refund_due"] if ours else [])]
+    assert await shop.events() == told, "what can be sent back goes back, and nothing is paid"
     for gateway in GATEWAYS:
         with pytest.raises(PaymentInProgress):
             await shop.start(order.id, gateway)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,9 +13,11 @@ from typing import Any
 import pytest
 
 from paidonce import inbox
-from paidonce.errors import WebhookRefused
+from paidonce.errors import ConfigError, WebhookRefused
 from paidonce.gateways.base import HttpRequest, WebhookEvent
-from support.shop import Shop
+from paidonce.sandbox.app import sandbox_environment
+from support.books import captures_at_gateways
+from support.shop import SANDBOX_URL, Shop, open_shop
 
 GATEWAYS = ["stripe", "paypal"]
 READ = {"stripe": "/v1/payment_intents/", "paypal": "/v2/checkout/orders/"}
@@ -69,7 +73,8 @@ async def test_news_that_we_know_makes_no_gateway_call(shop: Shop, gateway: str)
     assert webhooks
     shop.transport.sent.clear()
     assert {await shop.receive(webhook) for webhook in webhooks} == {"known"}
-    assert shop.transport.sent == []
+    # A certificate is fetched once and kept; it is no question about the payment.
+    assert [one.url for one in shop.transport.sent if "/certs/" not in one.url] == []
 
 
 def _is_about(webhook: HttpRequest, words: tuple[str, ...]) -> bool:
@@ -136,7 +141,7 @@ async def test_a_webhook_that_comes_before_our_commit_is_parked_and_takes_effect
     assert (await inbox.receive(shop.core, early)).outcome == "new"
     assert await shop.rows("SELECT state FROM inbox WHERE event_id = 'evt_parked'") == [{"state": "parked"}]
     assert shop.transport.sent == [], "nothing is asked for a payment that is not here"
-    claims = json.dumps({"ref": ref, "capture_ref": None, "payment_id": payment_id})
+    claims = json.dumps({"ref": ref, "capture_ref": None, "payment_id": payment_id, "about_more": False})
     await shop.write("UPDATE inbox SET claims = :claims WHERE event_id = 'evt_parked'", claims=claims)
     await shop.recover(after=10)
     assert await shop.rows("SELECT state FROM inbox WHERE event_id = 'evt_parked'") == [{"state": "processed"}]
@@ -224,3 +229,54 @@ async def test_the_inbox_keeps_no_client_secret(shop: Shop, gateway: str) -> Non
         if "secret" in secret:
             assert secret not in kept
     assert "_secret_" not in kept
+
+
+@pytest.mark.parametrize("gateway", GATEWAYS)
+async def test_an_event_for_another_endpoint_account_or_mode_writes_nothing(shop: Shop, gateway: str) -> None:
+    """Signed by a gateway, but not for us: another endpoint's secret or id, another account, live news in test mode."""
+    order, payment_id = await closed_tab(shop, gateway)
+    webhook = shop.webhooks()[-1]
+    headers = {name.lower(): value for name, value in webhook.headers.items()}
+    elsewhere = {
+        "stripe": {"STRIPE_WEBHOOK_SECRET": "whsec_of_another_endpoint_0123456789"},
+        "paypal": {"PAYPAL_WEBHOOK_ID": "1AB23456CD789012E"},
+    }[gateway]
+    other = open_shop(shop.core.db, clock=shop.clock, twins=shop.twins, settings=elsewhere)
+    with pytest.raises(WebhookRefused):
+        await other.core.gateways[gateway].read_webhook(headers, webhook.body)
+    assert (await shop.core.gateways[gateway].read_webhook(headers, webhook.body)).relevant, "ours is accepted"
+    if gateway == "stripe":
+        for change in ({"livemode": True}, {"account": "acct_somebody_else"}):
+            body = json.dumps({**json.loads(webhook.body), **change}).encode()
+            signed = {"stripe-signature": _signed(body, shop.clock.now() // 1_000_000)}
+            with pytest.raises(WebhookRefused):
+                await shop.core.gateways["stripe"].read_webhook(signed, body)
+    assert await shop.count("inbox") == 0
+    assert await shop.order_status(order.id) == "open"
+    assert await shop.payment_status(payment_id) == "awaiting_buyer"
+
+
+def _signed(body: bytes, moment: int) -> str:
+    secret = sandbox_environment(SANDBOX_URL)["STRIPE_WEBHOOK_SECRET"]
+    mac = hmac.new(secret.encode(), f"{moment}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={moment},v1={mac}"
+
+
+async def test_an_empty_webhook_secret_stops_the_start(shop: Shop) -> None:
+    with pytest.raises(ConfigError, match="STRIPE_WEBHOOK_SECRET"):
+        open_shop(shop.core.db, clock=shop.clock, twins=shop.twins, settings={"STRIPE_WEBHOOK_SECRET": ""})
+
+
+async def test_the_approvals_webhook_races_the_buyers_return(shop: Shop) -> None:
+    """FAULTS: one capture, one stock movement."""
+    order = await shop.order()
+    started = await shop.start(order.id, "paypal")
+    shop.approve(started)
+    racing = [shop.receive(webhook) for webhook in shop.webhooks() for _ in range(3)]
+    await asyncio.gather(*(shop.complete(started.payment.id) for _ in range(5)), *racing)
+    await shop.complete(started.payment.id)
+    await shop.assert_paid_once(order)
+    assert captures_at_gateways(shop, order.id) == 1
+    keys = {one.headers["paypal-request-id"] for one in shop.transport.calls("POST", "/capture")}
+    assert len(keys) == 1
+    await shop.assert_journal_equals_gateways()

@@ -5,10 +5,11 @@ Only the socket between client and twin is left out, so that a test can lose an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from paidonce import checkout, inbox, recovery, refunds
 from paidonce.core import Actor, Core, Policy
@@ -141,6 +142,17 @@ class Shop:
         answer: HttpResponse = self.twins["stripe"].handle(request, now=self.clock.now())
         return answer
 
+    def authenticate(self, started: checkout.Started) -> None:
+        """The buyer passes the bank's page. A page that was used up or replaced is left as it is."""
+        ref = started.client["client_secret"].split("_secret_")[0]
+        intent = json.loads(self.twins["stripe"].dump())["intents"][ref]["object"]
+        if intent["next_action"] is None:
+            return
+        url = urlsplit(intent["next_action"]["redirect_to_url"]["url"])
+        path = "/" + url.path.removeprefix("/stripe/")
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        self.twins["stripe"].handle(HttpRequest("POST", path, headers, b"answer=authorize"), now=self.clock.now())
+
     def approve(self, started: checkout.Started, *, funding: str = "balance") -> None:
         """The buyer agrees at PayPal."""
         self.twins["paypal"].approve(started.client["order_id"], now=self.clock.now(), funding=funding)
@@ -161,7 +173,12 @@ class Shop:
 
     def webhooks(self) -> list[HttpRequest]:
         """The signed webhooks that came up since the last call, of both gateways."""
-        return [one for twin in self.twins.values() if hasattr(twin, "take_webhooks") for one in twin.take_webhooks(now=self.clock.now())]
+        return [
+            one
+            for twin in self.twins.values()
+           
+            for one in twin.take_webhooks(now=self.clock.now())
+        ]
 
     async def receive(self, webhook: HttpRequest) -> str:
         """What the shop's endpoint does with one; its outcome."""
@@ -270,7 +287,7 @@ class Shop:
         )
         mine = {(row["gateway"], row["gateway_object"], row["currency"]): int(row["minor"]) for row in ours}
         theirs: dict[tuple[str, str, str], int] = {}
-        for name, twin in ((n, t) for n, t in self.twins.items() if hasattr(t, "books")):
+        for name, twin in self.twins.items():
             for entry in twin.books():
                 key = (name, entry.object, entry.currency)
                 theirs[key] = theirs.get(key, 0) + entry.minor
@@ -332,9 +349,19 @@ async def stock_up(tx: Transaction, store: SqlStore, now: int) -> None:
         )
 
 
-def open_shop(db: Database, *, clock: ShiftedClock, twins: dict[str, Any], policy: Policy | None = None) -> Shop:
-    """A shop on `db`; a second one on the same database and twins is the process after a restart."""
+def open_shop(
+    db: Database,
+    *,
+    clock: ShiftedClock,
+    twins: dict[str, Any],
+    policy: Policy | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Shop:
+    """A shop on `db`; a second one on the same database and twins is the process after a restart.
+
+    `settings` replace some of the gateways' settings.
+    """
     transport = WatchedTransport(SandboxTransport(twins, clock, SANDBOX_URL))
-    gateways = configure_all(sandbox_environment(SANDBOX_URL), transport, clock)
+    gateways = configure_all({**sandbox_environment(SANDBOX_URL), **(settings or {})}, transport, clock)
     core = Core(db, gateways, SqlStore(), clock, RandomIds(), policy or Policy())
     return Shop(core, clock, transport, twins)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import conftest
 import paidonce.db
 from conftest import run_apart
 from paidonce.web.seed import seed_demo
@@ -22,14 +23,6 @@ async def _seed(url: str) -> None:
         await database.close()
 
 
-@pytest.fixture
-def shop(database_url: str) -> Iterator[WebShop]:
-    """A seeded shop, served on each database."""
-    run_apart(lambda: _seed(database_url))
-    with running_shop(database_url) as shop:
-        yield shop
-
-
 @pytest.fixture(scope="session")
 def seeded_sqlite(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated and seeded SQLite file, to be copied: hashing passwords takes time."""
@@ -37,6 +30,38 @@ def seeded_sqlite(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactor
     shutil.copy(sqlite_template, path)
     run_apart(lambda: _seed(f"sqlite:///{path}"))
     return path
+
+
+@pytest.fixture(scope="session")
+def seeded_postgres(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """The name of a migrated and seeded PostgreSQL database, to be copied."""
+    name = conftest._new_name()
+    conftest._create_database(postgres_server, name, template=postgres_template)
+    run_apart(lambda: _seed(conftest._with_database(postgres_server, name)))
+    yield name
+    conftest._drop_database(postgres_server, name)
+
+
+@pytest.fixture
+def postgresql_url(postgres_server: str, seeded_postgres: str) -> Iterator[str]:
+    """A seeded PostgreSQL database of this test's own."""
+    name = conftest._new_name()
+    conftest._create_database(postgres_server, name, template=seeded_postgres)
+    yield conftest._with_database(postgres_server, name)
+    conftest._drop_database(postgres_server, name)
+
+
+@pytest.fixture
+def sqlite_url(seeded_url: str) -> str:
+    """A seeded SQLite file of this test's own."""
+    return seeded_url
+
+
+@pytest.fixture
+def shop(database_url: str) -> Iterator[WebShop]:
+    """A seeded shop, served on each database."""
+    with running_shop(database_url) as shop:
+        yield shop
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ async def test_an_order_has_the_catalogues_prices(buyer: Client) -> None:
     assert answer.status == 201
     order = answer.json
     assert (order["status"], order["refund_status"]) == ("open", "none")
-    assert (order["total"], order["currency"]) == (3 * 990 + 1800, "EUR")
+    assert (order["total"], order["due"], order["currency"]) == (3 * 990 + 1800, 3 * 990 + 1800, "EUR")
     assert order["lines"] == [
         {"sku": "MUG-01", "name": "Stoneware mug", "quantity": 1, "unit_price": 1800},
         {"sku": "TEA-01", "name": "Garden tea", "quantity": 3, "unit_price": 990},
@@ -76,7 +76,15 @@ async def test_a_buyer_pays_an_order(shop: WebShop, buyer: Client, gateway: str)
     assert (paid["status"], paid["refund_status"]) == ("paid", "none")
     assert ISO_UTC.fullmatch(paid["paid_at"])
     assert paid["payments"] == [
-        {"id": started["id"], "gateway": gateway, "status": "captured", "refund_status": "none"}
+        {
+            "id": started["id"],
+            "gateway": gateway,
+            "status": "captured",
+            "refund_status": "none",
+            "pending_reason": None,
+            "disputed": False,
+            "refunds": [],
+        }
     ]
     payment = (await buyer.get(f"/api/payments/{started['id']}")).json
     assert payment.keys() == {

@@ -117,7 +117,11 @@ def _upgrade(connection: sa.Connection) -> None:
         ScriptDirectory.from_config(_config()).get_revision(found or "base")
     except CommandError:
         raise ConfigError(
-            [f"PAIDONCE_DATABASE_URL: its schema has revision {found}, made by a newer paidonce; install that version"]
+            [
+                f"PAIDONCE_DATABASE_URL: its schema has revision {found}, which this version does not know. A newer"
+                " paidonce made it: install that one. Or it is of a development version: start with a new database"
+                " (the demo's lies in var/)."
+            ]
         ) from None
     command.upgrade(_config(connection), "head")
 

@@ -5,27 +5,34 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from starlette.responses import JSONResponse, Response
 
-from paidonce import checkout, payments
+from paidonce import aftersales, captures, checkout, explain, payments, refunds
 from paidonce.core import Core
-from paidonce.errors import NotFound
+from paidonce.errors import InvalidRequest, NotFound
 from paidonce.payments import Payment
 from paidonce.ports import Transaction
 from paidonce.store import OrderView, SqlStore
 from paidonce.web import auth, models
 from paidonce.web.accounts import User
 from paidonce.web.auth import SignedIn, Staff
+from paidonce.web.models import Attempt
 from paidonce.web.shop import Shop, shop_of
 
 _ID = re.compile(r"[a-z]{2,8}_[0-9a-z]{10,40}")
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REQUEST_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+def is_id(value: str) -> bool:
+    """Whether `value` could be one of our ids."""
+    return _ID.fullmatch(value) is not None
 
 
 def _known_id(value: str, what: str) -> str:
     """Nothing that can't be one of our ids reaches the database; it is answered like an id that does not exist."""
-    if not _ID.fullmatch(value):
+    if not is_id(value):
         raise NotFound(f"We could not find this {what}.")
     return value
 
@@ -47,8 +54,21 @@ def sku_in_path(sku: str) -> str:
     return sku
 
 
+def request_key(value: str | None) -> str | None:
+    """The client's own key of a request. Raises `errors.InvalidRequest` for one that can't be kept."""
+    if value is not None and not _REQUEST_KEY.fullmatch(value):
+        raise InvalidRequest("Idempotency-Key: send 1 to 200 visible ASCII characters, or leave it out.")
+    return value
+
+
+def request_key_in_header(idempotency_key: Annotated[str | None, Header()] = None) -> str | None:
+    """The header `Idempotency-Key`: the same key again is the same refund."""
+    return request_key(idempotency_key)
+
+
 OrderId = Annotated[str, Depends(order_id_in_path)]
 PaymentId = Annotated[str, Depends(payment_id_in_path)]
+RequestKey = Annotated[str | None, Depends(request_key_in_header)]
 ProductSku = Annotated[str, Depends(sku_in_path)]
 ShopDep = Annotated[Shop, Depends(shop_of)]
 
@@ -114,7 +134,12 @@ async def create_order(body: models.NewOrder, user: SignedIn, core: CoreDep, sho
     """Order products at the catalogue's prices. Nothing is held or charged before a payment starts."""
     lines = [(line.sku, line.quantity) for line in body.lines]
     order = await core.db.transaction(
-        shop.store.create_order, ids=core.ids, user_id=user.id, lines=lines, now=core.clock.now()
+        shop.store.create_order,
+        ids=core.ids,
+        user_id=user.id,
+        lines=lines,
+        now=core.clock.now(),
+        lifetime_seconds=core.policy.order_seconds,
     )
     return models.OrderOut.of(order, [])
 
@@ -137,19 +162,43 @@ async def cancel_order(order_id: OrderId, user: SignedIn, core: CoreDep) -> mode
     return models.OrderStatusOut(id=order_id, status=status)
 
 
-async def own_order(tx: Transaction, store: SqlStore, order_id: str, user: User) -> tuple[OrderView, list[Payment]]:
+async def own_order(tx: Transaction, store: SqlStore, order_id: str, user: User) -> tuple[OrderView, list[Attempt]]:
     """The order with the attempts to pay it, if `user` may see it. Raises `errors.NotFound` like for no order."""
     order = await store.get_order(tx, order_id)
     if order is None or (order.user_id != user.id and not user.is_staff):
         raise NotFound("We could not find this order.")
-    return order, await payments.of_order(tx, order.id)
+    return order, await _attempts(tx, order.id)
 
 
 async def _orders_with_payments(
     tx: Transaction, store: SqlStore, user_id: str
-) -> list[tuple[OrderView, list[Payment]]]:
+) -> list[tuple[OrderView, list[Attempt]]]:
     orders = await store.list_orders(tx, user_id)
-    return [(order, await payments.of_order(tx, order.id)) for order in orders]
+    return [(order, await _attempts(tx, order.id)) for order in orders]
+
+
+async def _attempts(tx: Transaction, order_id: str) -> list[Attempt]:
+    return [await _attempt(tx, payment) for payment in await payments.of_order(tx, order_id)]
+
+
+async def _attempt(tx: Transaction, payment: Payment) -> Attempt:
+    if payment.capture_ref is None:
+        return Attempt(payment)
+    changes = await tx.fetch_all("SELECT id, updated_at FROM refunds WHERE payment_id = :id", {"id": payment.id})
+    return Attempt(
+        payment,
+        tuple(await aftersales.refunds_of(tx, payment.id)),
+        tuple(await aftersales.disputes_of(tx, payment.id)),
+        {row["id"]: row["updated_at"] for row in changes},
+    )
+
+
+async def explain_order(order_id: OrderId, user: Staff, core: CoreDep) -> models.ExplanationOut:
+    """What happened to an order, where its money is, and the one safe next step (staff)."""
+    found = await core.db.read(explain.explain, core, order_id)
+    if found is None:
+        raise NotFound("We could not find this order.")
+    return models.ExplanationOut.model_validate(explain.as_json(found))
 
 
 # ── Payments ──────────
@@ -188,3 +237,46 @@ async def cancel_payment(
 async def get_payment(payment_id: PaymentId, user: SignedIn, core: CoreDep) -> models.PaymentOut:
     """One of the buyer's own payments, as recorded. It asks no gateway."""
     return models.PaymentOut.of(await checkout.get_payment(core, payment_id, user.actor))
+
+
+# ── Staff: refunds, captures, voids ──────────
+
+
+async def create_refund(
+    payment_id: PaymentId, user: Staff, core: CoreDep, key: RequestKey, body: models.NewRefund | None = None
+) -> Response:
+    """Give captured money back (staff): 201, 200 for a key that was used before, 202 while the outcome is unknown."""
+    wanted = body or models.NewRefund()
+    result = await refunds.refund(
+        core,
+        payment_id,
+        user.actor,
+        amount_minor=wanted.amount,
+        reason=wanted.reason,
+        restock=wanted.restock,
+        request_key=key,
+    )
+    status = 202 if result.refund.state == "recorded" else 201 if result.created else 200
+    return JSONResponse(models.RefundResultOut.of_result(result).model_dump(), status)
+
+
+async def list_refunds(payment_id: PaymentId, user: Staff, core: CoreDep) -> list[models.RefundOut]:
+    """All refunds of a payment, oldest first, also those that were made at the gateway (staff)."""
+    return [models.RefundOut.of(refund) for refund in await refunds.list_refunds(core, payment_id, user.actor)]
+
+
+async def capture_payment(
+    payment_id: PaymentId, user: Staff, core: CoreDep, body: models.NewCapture | None = None
+) -> Response:
+    """Take reserved money (staff). A part is final, and so much less is due. 202 while the outcome is unknown."""
+    amount = None if body is None else body.amount
+    result = await captures.capture(core, payment_id, user.actor, amount_minor=amount)
+    return JSONResponse(models.ResultOut.of(result).model_dump(), 202 if result.unknown else 200)
+
+
+async def void_payment(
+    payment_id: PaymentId, user: Staff, core: CoreDep, body: models.Nothing | None = None
+) -> Response:
+    """Release reserved money, or end a payment that holds none (staff). 202 while the outcome is unknown."""
+    result = await captures.release(core, payment_id, user.actor)
+    return JSONResponse(models.ResultOut.of(result).model_dump(), 202 if result.unknown else 200)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+from paidonce.aftersales import Dispute, Refund
 from paidonce.checkout import PaymentView, Result, Started
+from paidonce.money import LARGEST_MINOR
 from paidonce.payments import Payment
 from paidonce.ports import SECOND, Microseconds
+from paidonce.refunds import LONGEST_REASON, RefundResult
 from paidonce.states import OrderStatus, PaymentStatus, RefundStatus
 from paidonce.store import LARGEST_QUANTITY, MOST_LINES, OrderView, Product
 from paidonce.web.accounts import User
@@ -65,8 +69,47 @@ class StockAdjustment(_In):
     adjust: Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
 
 
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("write one line without control characters")
+    return text
+
+
+Amount = Annotated[int, Field(ge=1, le=LARGEST_MINOR)]
+Reason = Annotated[str, Field(min_length=1, max_length=LONGEST_REASON), AfterValidator(_one_line)]
+
+
+class NewRefund(_In):
+    """How much to give back, in minor units (all that is left if missing), why, and whether the goods came back."""
+
+    amount: Amount | None = None
+    reason: Reason | None = None
+    restock: bool = False
+
+
+class NewCapture(_In):
+    """How much of the reserved money to take, in minor units; all of it if missing."""
+
+    amount: Amount | None = None
+
+
 class Nothing(_In):
     """An empty object; the body may be left out as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt to pay with what became of its money. `changed_at`: when each refund last changed its state."""
+
+    payment: Payment
+    refunds: tuple[Refund, ...] = ()
+    disputes: tuple[Dispute, ...] = ()
+    changed_at: Mapping[str, Microseconds] = field(default_factory=dict)
+
+    @property
+    def disputed(self) -> bool:
+        """Whether a dispute is open."""
+        return any(dispute.state == "open" for dispute in self.disputes)
 
 
 class UserOut(BaseModel):
@@ -117,18 +160,97 @@ class LineOut(BaseModel):
     unit_price: int
 
 
+class RefundSummary(BaseModel):
+    """A refund as the buyer sees it; `amount` counts minor units of the order's currency."""
+
+    id: str
+    amount: int
+    state: str
+    reason: str | None
+
+
 class PaymentSummary(BaseModel):
-    """One attempt to pay an order."""
+    """One attempt to pay an order, with what went back of it. `disputed`: the buyer's bank is deciding about it."""
 
     id: str
     gateway: str
     status: PaymentStatus
     refund_status: RefundStatus
+    pending_reason: str | None
+    disputed: bool
+    refunds: list[RefundSummary]
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> PaymentSummary:
+        """From the attempt. The gateway's own ids stay inside."""
+        payment = attempt.payment
+        return cls(
+            id=payment.id,
+            gateway=payment.gateway,
+            status=payment.status,
+            refund_status=payment.refund_status,
+            pending_reason=payment.pending_reason,
+            disputed=attempt.disputed,
+            refunds=[
+                RefundSummary(id=one.id, amount=one.amount.minor, state=one.state, reason=one.reason)
+                for one in attempt.refunds
+            ],
+        )
 
 
-class PaymentOut(PaymentSummary):
+class RefundOut(BaseModel):
+    """A refund as staff see it. `state`: `recorded` (not confirmed yet), `pending`, `succeeded`, `failed`."""
+
+    id: str
+    payment_id: str
+    amount: int
+    currency: str
+    state: str
+    origin: str
+    reason: str | None
+    restock: bool
+    failure: str | None
+    created_at: str
+
+    @classmethod
+    def of(cls, refund: Refund) -> RefundOut:
+        """From the core's row."""
+        return cls(**_refund_fields(refund))
+
+
+class RefundResultOut(RefundOut):
+    """A refund that was just asked for; `message` is a sentence for staff."""
+
+    message: str
+
+    @classmethod
+    def of_result(cls, result: RefundResult) -> RefundResultOut:
+        """From the core's answer."""
+        return cls(**_refund_fields(result.refund), message=result.message)
+
+
+def _refund_fields(refund: Refund) -> dict[str, Any]:
+    return {
+        "id": refund.id,
+        "payment_id": refund.payment_id,
+        "amount": refund.amount.minor,
+        "currency": refund.amount.currency,
+        "state": refund.state,
+        "origin": refund.origin,
+        "reason": refund.reason,
+        "restock": refund.restock,
+        "failure": refund.failure_reason,
+        "created_at": iso(refund.created_at),
+    }
+
+
+class PaymentOut(BaseModel):
     """A payment; `amount` counts minor units of `currency`."""
 
+    id: str
+    gateway: str
+    status: PaymentStatus
+    refund_status: RefundStatus
     order_id: str
     amount: int
     currency: str
@@ -184,13 +306,14 @@ class ResultOut(BaseModel):
 
 
 class OrderOut(BaseModel):
-    """An order; `total` and `unit_price` count minor units of `currency`."""
+    """An order; amounts count minor units of `currency`. `due` is less than `total` once only a part was captured."""
 
     id: str
     number: str
     status: OrderStatus
     refund_status: RefundStatus
     total: int
+    due: int
     currency: str
     lines: list[LineOut]
     payments: list[PaymentSummary]
@@ -198,7 +321,7 @@ class OrderOut(BaseModel):
     paid_at: str | None
 
     @classmethod
-    def of(cls, order: OrderView, payments: Sequence[Payment]) -> OrderOut:
+    def of(cls, order: OrderView, attempts: Sequence[Attempt]) -> OrderOut:
         """From the store's view and the attempts to pay it."""
         return cls(
             id=order.id,
@@ -206,15 +329,13 @@ class OrderOut(BaseModel):
             status=order.status,
             refund_status=order.refund_status,
             total=order.total.minor,
+            due=order.due.minor,
             currency=order.total.currency,
             lines=[
                 LineOut(sku=line.sku, name=line.name, quantity=line.quantity, unit_price=line.unit_price.minor)
                 for line in order.lines
             ],
-            payments=[
-                PaymentSummary(id=each.id, gateway=each.gateway, status=each.status, refund_status=each.refund_status)
-                for each in payments
-            ],
+            payments=[PaymentSummary.of(attempt) for attempt in attempts],
             created_at=iso(order.created_at),
             paid_at=None if order.paid_at is None else iso(order.paid_at),
         )
@@ -225,6 +346,102 @@ class OrderStatusOut(BaseModel):
 
     id: str
     status: OrderStatus
+
+
+class ExplainedOrder(BaseModel):
+    """The order's head. `expires_at`: when it closes by itself, while it is open."""
+
+    id: str
+    number: str
+    status: OrderStatus
+    refund_status: RefundStatus
+    total: int
+    due: int
+    currency: str
+    expires_at: str | None
+
+
+class ExplainedBalance(BaseModel):
+    """What stands on one account for the order."""
+
+    account: str
+    amount: int
+    currency: str
+    meaning: str
+
+
+class ExplainedLine(BaseModel):
+    """One thing that happened; `ids` are for whoever looks it up."""
+
+    at: str
+    source: str
+    who: str
+    what: str
+    payment_id: str | None
+    ids: dict[str, str]
+
+
+class NextActionOut(BaseModel):
+    """The one safe next step. `act` is false where waiting is all there is to do."""
+
+    code: str
+    act: bool
+    what: str
+    payment_id: str | None
+    look_at: str | None
+
+
+class ExplainedRefund(BaseModel):
+    """A refund with the gateway's object."""
+
+    id: str
+    object: str | None
+    amount: int
+    state: str
+    origin: str
+    reason: str | None
+    failure: str | None
+
+
+class ExplainedDispute(BaseModel):
+    """A dispute. `withdrawn`: the gateway has taken the amount back."""
+
+    object: str
+    amount: int
+    state: str
+    withdrawn: bool
+    reason: str | None
+
+
+class ExplainedPayment(BaseModel):
+    """An attempt to pay, with the gateway's objects and when recovery looks at it next."""
+
+    id: str
+    gateway: str
+    status: PaymentStatus
+    refund_status: RefundStatus
+    amount: int
+    captured: int
+    left_to_refund: int
+    currency: str
+    object: str | None
+    capture: str | None
+    pending_reason: str | None
+    held_reason: str | None
+    disputed: bool
+    look_at: str | None
+    refunds: list[ExplainedRefund]
+    disputes: list[ExplainedDispute]
+
+
+class ExplanationOut(BaseModel):
+    """An order explained, for staff: what happened, where the money is, and what to do next."""
+
+    order: ExplainedOrder
+    payments: list[ExplainedPayment]
+    money: list[ExplainedBalance]
+    timeline: list[ExplainedLine]
+    next_action: NextActionOut | None
 
 
 class ProblemOut(BaseModel):

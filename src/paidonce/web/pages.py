@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from fastapi import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 
-from paidonce import checkout
+from paidonce import capturing, checkout
 from paidonce.declines import buyer_sentence
 from paidonce.errors import (
     AlreadyPaid,
-    Forbidden,
     GatewayUnavailable,
     InvalidRequest,
     NotFound,
-    NotSignedIn,
     PaymentInProgress,
     Problem,
     SoldOut,
 )
-from paidonce.gateways.base import Component, Gateway
+from paidonce.gateways.base import CaptureMethod, Component, Gateway
 from paidonce.money import MoneyError
 from paidonce.payments import Payment
 from paidonce.states import OrderStatus, PaymentStatus
 from paidonce.store import LARGEST_QUANTITY, OrderView
-from paidonce.web import accounts, api, auth, basket, edge, reference, staff, views
+from paidonce.web import accounts, aftermath, api, auth, basket, edge, reference, views
 from paidonce.web.accounts import User
 from paidonce.web.api import CoreDep, OrderId, ShopDep
 from paidonce.web.auth import MaybeUser
+from paidonce.web.forms import read_form, to_sign_in, told
+from paidonce.web.models import Attempt
 from paidonce.web.shop import Shop
 
 # The money may still move in these, so the page keeps asking.
@@ -56,7 +56,7 @@ async def show_basket(request: Request, user: MaybeUser, core: CoreDep, shop: Sh
 
 async def add_to_basket(request: Request, core: CoreDep, shop: ShopDep) -> Response:
     """Put pieces of a product into the basket."""
-    form = await _form(request)
+    form = await read_form(request)
     held = basket.read(request)
     sku = form.get("sku", "")
     return await _change_basket(request, core, shop, sku, held.get(sku, 0) + _quantity(form, least=1), back="/")
@@ -64,7 +64,7 @@ async def add_to_basket(request: Request, core: CoreDep, shop: ShopDep) -> Respo
 
 async def set_in_basket(request: Request, core: CoreDep, shop: ShopDep) -> Response:
     """Change how many pieces of a product are in the basket; zero takes it out."""
-    form = await _form(request)
+    form = await read_form(request)
     return await _change_basket(request, core, shop, form.get("sku", ""), _quantity(form, least=0), back="/basket")
 
 
@@ -108,7 +108,7 @@ async def sign_in_page(request: Request, user: MaybeUser) -> Response:
 
 async def sign_in(request: Request, shop: ShopDep) -> Response:
     """Sign in by the form."""
-    form = await _form(request)
+    form = await read_form(request)
     target = _next(form.get("next"))
     try:
         user = await auth.sign_in(request, email=form.get("email", ""), password=form.get("password", ""))
@@ -127,7 +127,7 @@ async def sign_up_page(request: Request, user: MaybeUser) -> Response:
 
 async def sign_up(request: Request, shop: ShopDep) -> Response:
     """Make an account by the form and sign in."""
-    form = await _form(request)
+    form = await read_form(request)
     target = _next(form.get("next"))
     email, name, password = form.get("email", ""), form.get("name", ""), form.get("password", "")
     try:
@@ -178,16 +178,21 @@ def _account_page(
 async def place_order(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
     """Turn the basket into an order and go on to paying it. The basket is emptied only if that worked."""
     if user is None:
-        return _to_sign_in("/basket")
+        return to_sign_in("/basket")
     chosen = basket.read(request)
     if not chosen:
         return views.go_to("/basket")
     try:
         order = await core.db.transaction(
-            shop.store.create_order, ids=core.ids, user_id=user.id, lines=list(chosen.items()), now=core.clock.now()
+            shop.store.create_order,
+            ids=core.ids,
+            user_id=user.id,
+            lines=list(chosen.items()),
+            now=core.clock.now(),
+            lifetime_seconds=core.policy.order_seconds,
         )
     except (SoldOut, InvalidRequest) as problem:
-        return _told(shop, "/basket", problem.message, "error")
+        return told(shop, "/basket", problem.message, "error")
     response = views.go_to(f"/orders/{order.id}/pay")
     basket.write(shop, response, {})
     return response
@@ -196,7 +201,7 @@ async def place_order(request: Request, user: MaybeUser, core: CoreDep, shop: Sh
 async def list_orders(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
     """The buyer's orders."""
     if user is None:
-        return _to_sign_in("/orders")
+        return to_sign_in("/orders")
     orders = await core.db.read(shop.store.list_orders, user.id)
     return views.page(request, "orders.html", user=user, orders=orders)
 
@@ -204,39 +209,53 @@ async def list_orders(request: Request, user: MaybeUser, core: CoreDep, shop: Sh
 async def show_order(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
     """One order: where it stands and what to do next."""
     if user is None:
-        return _to_sign_in(f"/orders/{order_id}")
+        return to_sign_in(f"/orders/{order_id}")
     order, attempts = await core.db.read(api.own_order, shop.store, order_id, user)
+    under_way = _first(attempts, _UNDER_WAY)
     return views.page(
         request,
         "order.html",
         user=user,
         order=order,
-        attempts=[attempt for attempt in attempts if attempt.status is not PaymentStatus.CREATED],
+        attempts=[one.payment for one in attempts if one.payment.status is not PaymentStatus.CREATED],
         titles={name: gateway.title for name, gateway in shop.gateways.items()},
-        under_way=_first(attempts, _UNDER_WAY),
-        held=_first(attempts, {PaymentStatus.HELD}),
+        notes=aftermath.notes(order, attempts),
+        under_way=under_way,
+        # What waits for the shop's staff does not change by asking.
+        reserved=under_way is not None and _waits_for_staff(under_way),
+        held=next((one for one in attempts if _is_held(one.payment)), None),
+        comes_back=any(capturing.is_owed(one.payment) for one in attempts),
+        came_back=any(one.payment.owed_to_buyer for one in attempts),
         declined=_declined(attempts),
         images=await _images(core, shop),
         is_own=order.user_id == user.id,
     )
 
 
-def _declined(attempts: list[Payment]) -> str | None:
+def _waits_for_staff(payment: Payment) -> bool:
+    return payment.status is PaymentStatus.AUTHORIZED and payment.capture_method is CaptureMethod.MANUAL
+
+
+def _is_held(payment: Payment) -> bool:
+    return payment.status is PaymentStatus.HELD and not capturing.is_done(payment)
+
+
+def _declined(attempts: list[Attempt]) -> str | None:
     """Why the last attempt did not go through, in plain words; None if it was not declined."""
-    last = attempts[-1] if attempts else None
-    return buyer_sentence(last.decline_code) if last is not None and last.decline_code is not None else None
+    code = attempts[-1].payment.decline_code if attempts else None
+    return None if code is None else buyer_sentence(code)
 
 
 async def cancel_order(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
     """Cancel an unpaid order by the form."""
     if user is None:
-        return _to_sign_in(f"/orders/{order_id}")
+        return to_sign_in(f"/orders/{order_id}")
     here = f"/orders/{order_id}"
     try:
         await checkout.cancel_order(core, order_id, user.actor)
     except (AlreadyPaid, PaymentInProgress, GatewayUnavailable) as problem:
-        return _told(shop, here, problem.message, "error")
-    return _told(shop, here, "The order was canceled. You have not been charged.", "success")
+        return told(shop, here, problem.message, "error")
+    return told(shop, here, "The order was canceled. You have not been charged.", "success")
 
 
 # ── Paying ──────────
@@ -258,14 +277,15 @@ async def pay(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDe
     """The pay page with every gateway's component side by side."""
     here = f"/orders/{order_id}"
     if user is None:
-        return _to_sign_in(f"{here}/pay")
+        return to_sign_in(f"{here}/pay")
     if request.query_params:
         # A gateway sent the buyer back and added its own values; the address is cleaned before anything loads.
         back = "You came back without paying. Your order is unchanged; choose how to pay below."
-        return _told(shop, f"{here}/pay", back, "info")
+        return told(shop, f"{here}/pay", back, "info")
     order, attempts = await core.db.read(api.own_order, shop.store, order_id, user)
     settled = order.status not in (OrderStatus.OPEN, OrderStatus.PENDING)
-    if settled or order.user_id != user.id or _first(attempts, _UNDER_WAY | {PaymentStatus.HELD}):
+    busy = _first(attempts, _UNDER_WAY) or any(_is_held(one.payment) for one in attempts)
+    if settled or busy or order.user_id != user.id or any(capturing.is_owed(one.payment) for one in attempts):
         return views.go_to(here)
     offers = [_offer(shop, shop.gateways[name], part, order) for name, part in shop.components.items()]
     usable = [shop.components[offer.name] for offer in offers if offer.unavailable is None]
@@ -282,18 +302,18 @@ async def pay_return(request: Request, order_id: OrderId, user: MaybeUser, core:
     payment_id = api.payment_id_in_path(request.query_params.get("payment", ""))
     if user is None:
         # Signed out at the gateway's: what was approved there is completed once we know again who this is.
-        return _to_sign_in(f"{here}/return?payment={payment_id}")
+        return to_sign_in(f"{here}/return?payment={payment_id}")
     _, attempts = await core.db.read(api.own_order, shop.store, order_id, user)
-    if payment_id not in {attempt.id for attempt in attempts}:
+    if payment_id not in {one.payment.id for one in attempts}:
         raise NotFound("We could not find this payment.")
     try:
         result = await checkout.complete(core, payment_id, user.actor)
     except (PaymentInProgress, SoldOut) as problem:
-        return _told(shop, here, problem.message, "info")
+        return told(shop, here, problem.message, "info")
     status = result.payment.status
     if result.order_status is OrderStatus.PAID or result.unknown or status in _UNDER_WAY | {PaymentStatus.HELD}:
         return views.go_to(here)
-    return _told(shop, f"{here}/pay", result.message, "error" if result.recoverable else "info")
+    return told(shop, f"{here}/pay", result.message, "error" if result.recoverable else "info")
 
 
 def _offer(shop: Shop, gateway: Gateway, part: Component, order: OrderView) -> Offer:
@@ -309,43 +329,6 @@ def _offer(shop: Shop, gateway: Gateway, part: Component, order: OrderView) -> O
     return Offer(gateway.name, gateway.title, part.element, part.module, values, None)
 
 
-# ── Staff ──────────
-
-
-async def staff_page(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
-    """Stock, payments that need a decision, and the latest orders."""
-    if user is None:
-        return _to_sign_in("/staff")
-    if not user.is_staff:
-        raise Forbidden("This page is for the shop's staff.")
-    return views.page(
-        request,
-        "staff.html",
-        user=user,
-        products=await core.db.read(shop.store.list_products),
-        held=await core.db.read(staff.held_payments),
-        orders=await core.db.read(shop.store.latest_orders),
-    )
-
-
-async def staff_adjust(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
-    """Change the stock by the form."""
-    if user is None or not user.is_staff:
-        raise NotSignedIn if user is None else Forbidden("This page is for the shop's staff.")
-    form = await _form(request)
-    sku, text = form.get("sku", ""), form.get("adjust", "").strip()
-    digits = text.lstrip("+-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 6 and len(text) - len(digits) <= 1):
-        return _told(shop, "/staff", "Write the change as a whole number, such as 5 or -2.", "error")
-    try:
-        product = await core.db.transaction(
-            shop.store.adjust_stock, sku=api.sku_in_path(sku), adjust=int(text), actor=user.id, now=core.clock.now()
-        )
-    except (InvalidRequest, NotFound) as problem:
-        return _told(shop, "/staff", problem.message, "error")
-    return _told(shop, "/staff", f"{product.name}: now {product.on_hand} on hand.", "success")
-
-
 # ── Small things ──────────
 
 
@@ -355,35 +338,13 @@ async def api_page(request: Request, user: MaybeUser) -> Response:
     return views.page(request, "docs.html", user=user, groups=groups, problems=reference.problem_codes())
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of a plain HTML form; the first value of each."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
-        raise InvalidRequest("Send this form as application/x-www-form-urlencoded.")
-    try:
-        fields = parse_qs((await request.body()).decode(), keep_blank_values=True, max_num_fields=50)
-    except ValueError:
-        raise InvalidRequest("This form could not be read.") from None
-    return {name: values[0] for name, values in fields.items()}
-
-
 def _next(target: str | None) -> str:
     """Where to go after signing in: a path of this shop, or the front page."""
     return target if target and len(target) <= 500 and views.is_local(target) else "/"
 
 
-def _to_sign_in(target: str) -> RedirectResponse:
-    return views.go_to("/sign-in?next=" + quote(target, safe=""))
-
-
-def _told(shop: Shop, path: str, message: str, tone: str) -> RedirectResponse:
-    response = views.go_to(path)
-    views.flash(shop, response, message, tone)
-    return response
-
-
-def _first(attempts: list[Payment], statuses: frozenset[PaymentStatus] | set[PaymentStatus]) -> Payment | None:
-    return next((attempt for attempt in attempts if attempt.status in statuses), None)
+def _first(attempts: list[Attempt], statuses: frozenset[PaymentStatus]) -> Payment | None:
+    return next((one.payment for one in attempts if one.payment.status in statuses), None)
 
 
 async def _images(core: CoreDep, shop: Shop) -> dict[str, str]:

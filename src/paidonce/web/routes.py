@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from paidonce.web import api, health, models, pages, webhooks
+from paidonce.web import api, health, models, pages, staff, webhooks
 
 _problems = models.problem_responses
 
@@ -28,12 +28,27 @@ def api_router() -> APIRouter:
     r.post("/api/orders/{order_id}/cancel", **ord_(models.OrderStatusOut, 200, _problems(401, 404, 409)))(
         api.cancel_order
     )
+    r.get("/api/orders/{order_id}/explanation", **ord_(models.ExplanationOut, 200, _problems(401, 403, 404)))(
+        api.explain_order
+    )
     start = _problems(401, 404, 409, 422, 429, 503) | _also(200, models.StartedOut, "It is open already.")
     r.post("/api/orders/{order_id}/payments", **pay(models.StartedOut, 201, start))(api.start_payment)
     complete = _problems(401, 404, 409, 503) | _also(202, result, "The outcome is not known yet; ask again.")
     r.post("/api/payments/{payment_id}/complete", **pay(result, 200, complete))(api.complete_payment)
     r.post("/api/payments/{payment_id}/cancel", **pay(result, 200, _problems(401, 404, 409, 503)))(api.cancel_payment)
     r.get("/api/payments/{payment_id}", **pay(models.PaymentOut, 200, _problems(401, 404)))(api.get_payment)
+
+    staffs = _problems(401, 403, 404, 409, 422)
+    refunded = models.RefundResultOut
+    again = _also(200, refunded, "This key was used before; nothing was refunded now.")
+    unknown = _also(202, refunded, "The outcome is not known yet; it is found out by itself.")
+    r.post("/api/payments/{payment_id}/refunds", **pay(refunded, 201, staffs | again | unknown))(api.create_refund)
+    r.get("/api/payments/{payment_id}/refunds", **pay(list[models.RefundOut], 200, _problems(401, 403, 404)))(
+        api.list_refunds
+    )
+    later = _also(202, result, "The outcome is not known yet; it is found out by itself.")
+    r.post("/api/payments/{payment_id}/capture", **pay(result, 200, staffs | later))(api.capture_payment)
+    r.post("/api/payments/{payment_id}/void", **pay(result, 200, staffs | later))(api.void_payment)
 
     news = _tagged("Webhooks")(dict[str, str], 200, _problems(400, 404, 413, 503))
     r.post("/webhooks/{gateway}", **news)(webhooks.receive)
@@ -61,8 +76,13 @@ def page_router() -> APIRouter:
     r.post("/orders/{order_id}/cancel")(pages.cancel_order)
     r.get("/orders/{order_id}/pay")(pages.pay)
     r.get("/orders/{order_id}/return")(pages.pay_return)
-    r.get("/staff")(pages.staff_page)
-    r.post("/staff/stock")(pages.staff_adjust)
+    r.get("/staff")(staff.overview)
+    r.get("/staff/orders")(staff.find_order)
+    r.get("/staff/orders/{order_id}")(staff.order_page)
+    r.post("/staff/payments/{payment_id}/refund")(staff.refund)
+    r.post("/staff/payments/{payment_id}/capture")(staff.capture)
+    r.post("/staff/payments/{payment_id}/void")(staff.void)
+    r.post("/staff/stock")(staff.adjust_stock)
     r.get("/docs")(pages.api_page)
     return r
 

@@ -1,11 +1,44 @@
-"""What the staff's page reads: payments that are held for a decision."""
+"""The staff's pages: what needs a decision, and one order with its story, its money, and what can be done about it.
+
+Everything works by plain forms. A form that moves money carries a key that was made with the page, so that a double
+click, or a form that is sent again, is one refund.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from fastapi import Request
+from starlette.responses import Response
+
+from paidonce import captures, explain, payments, refunds
+from paidonce.core import Core
+from paidonce.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotAuthorized,
+    NotFound,
+    NotSignedIn,
+    PaymentDisputed,
+    PaymentInProgress,
+    RefundTooLarge,
+    SoldOut,
+)
 from paidonce.money import Money
+from paidonce.payments import Payment
 from paidonce.ports import Transaction
+from paidonce.results import Result
+from paidonce.states import PaymentStatus
+from paidonce.web import api, views
+from paidonce.web.accounts import User
+from paidonce.web.api import CoreDep, OrderId, PaymentId, ShopDep
+from paidonce.web.auth import MaybeUser
+from paidonce.web.forms import read_amount, read_form, to_sign_in, told
+from paidonce.web.shop import Shop
+
+_STAFF_ONLY = "This page is for the shop's staff."
+_LONGEST_SEARCH = 200
 
 _HELD = """
 SELECT p.id, p.order_id, o.number, p.gateway, p.gateway_ref, p.amount_minor, p.currency, p.held_reason
@@ -42,3 +75,184 @@ async def held_payments(tx: Transaction) -> list[HeldPayment]:
         )
         for row in await tx.fetch_all(_HELD)
     ]
+
+
+async def disputed_orders(tx: Transaction) -> frozenset[str]:
+    """The ids of all orders with an open dispute."""
+    rows = await tx.fetch_all("SELECT DISTINCT order_id FROM disputes WHERE state = 'open'")
+    return frozenset(row["order_id"] for row in rows)
+
+
+# ── Looking ──────────
+
+
+async def overview(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """Stock, payments that need a decision, and the latest orders."""
+    if user is None:
+        return to_sign_in("/staff")
+    _require_staff(user)
+    return views.page(
+        request,
+        "staff.html",
+        user=user,
+        products=await core.db.read(shop.store.list_products),
+        held=await core.db.read(held_payments),
+        orders=await core.db.read(shop.store.latest_orders),
+        disputed=await core.db.read(disputed_orders),
+    )
+
+
+async def find_order(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """To the order that the search names: by its number, or by any id of it, ours or a gateway's."""
+    if user is None:
+        return to_sign_in("/staff")
+    _require_staff(user)
+    text = request.query_params.get("find", "")[:_LONGEST_SEARCH]
+    found = await core.db.read(explain.find_order, text)
+    if found is None or not api.is_id(found):
+        return told(shop, "/staff", "No order has this number, and no payment or refund this id.", "error")
+    return views.go_to(f"/staff/orders/{found}")
+
+
+async def order_page(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """One order: what to do, where its money is, what happened, and the forms for refund, capture and void."""
+    if user is None:
+        return to_sign_in(f"/staff/orders/{order_id}")
+    _require_staff(user)
+    found = await core.db.read(explain.explain, core, order_id)
+    if found is None:
+        raise NotFound("We could not find this order.")
+    return views.page(
+        request,
+        "staff-order.html",
+        user=user,
+        found=found,
+        titles={name: gateway.title for name, gateway in shop.gateways.items()},
+        nothing_anywhere=explain.money_in_words(found),
+        # One key for each form of this very page.
+        keys={one.payment.id: core.ids.new("form") for one in found.payments},
+        longest_reason=refunds.LONGEST_REASON,
+    )
+
+
+async def adjust_stock(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
+    """Change the stock by the form."""
+    if user is None:
+        raise NotSignedIn
+    _require_staff(user)
+    form = await read_form(request)
+    sku, text = form.get("sku", ""), form.get("adjust", "").strip()
+    digits = text.lstrip("+-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 6 and len(text) - len(digits) <= 1):
+        return told(shop, "/staff", "Write the change as a whole number, such as 5 or -2.", "error")
+    try:
+        product = await core.db.transaction(
+            shop.store.adjust_stock, sku=api.sku_in_path(sku), adjust=int(text), actor=user.id, now=core.clock.now()
+        )
+    except (InvalidRequest, NotFound) as problem:
+        return told(shop, "/staff", problem.message, "error")
+    return told(shop, "/staff", f"{product.name}: now {product.on_hand} on hand.", "success")
+
+
+def _require_staff(user: User) -> None:
+    if not user.is_staff:
+        raise Forbidden(_STAFF_ONLY)
+
+
+# ── Doing ──────────
+
+_REFUSALS = (InvalidRequest, NotAuthorized, PaymentDisputed, PaymentInProgress, RefundTooLarge, SoldOut)
+_Step = Callable[[Core, User, Payment, Mapping[str, str]], Awaitable[tuple[str, str]]]
+
+
+async def refund(request: Request, payment_id: PaymentId, user: MaybeUser, shop: ShopDep) -> Response:
+    """Refund by the form."""
+    return await _do(request, payment_id, user, shop, step=_refund)
+
+
+async def capture(request: Request, payment_id: PaymentId, user: MaybeUser, shop: ShopDep) -> Response:
+    """Capture by the form."""
+    return await _do(request, payment_id, user, shop, step=_capture)
+
+
+async def void(request: Request, payment_id: PaymentId, user: MaybeUser, shop: ShopDep) -> Response:
+    """Void by the form."""
+    return await _do(request, payment_id, user, shop, step=_void)
+
+
+async def _do(request: Request, payment_id: str, user: User | None, shop: Shop, *, step: _Step) -> Response:
+    """Take one step and go back to the order's page, which tells what became of it."""
+    if user is None:
+        raise NotSignedIn
+    _require_staff(user)
+    form, core = await read_form(request), shop.running
+    payment = await core.db.read(payments.find, payment_id)
+    if payment is None:
+        raise NotFound("We could not find this payment.")
+    here = f"/staff/orders/{payment.order_id}"
+    try:
+        message, tone = await step(core, user, payment, form)
+    except _REFUSALS as problem:
+        return told(shop, here, problem.message, "error")
+    return told(shop, here, message, tone)
+
+
+async def _refund(core: Core, user: User, payment: Payment, form: Mapping[str, str]) -> tuple[str, str]:
+    reason = form.get("reason", "").strip()
+    if not reason.isprintable():
+        raise InvalidRequest("Write the reason on one line.")
+    key = form.get("key", "")
+    if not api.is_id(key):
+        # Without it a form that is sent twice would be two refunds.
+        raise InvalidRequest("This form was incomplete, so nothing was refunded. Please use it again.")
+    try:
+        result = await refunds.refund(
+            core,
+            payment.id,
+            user.actor,
+            amount_minor=read_amount(form.get("amount", ""), payment.amount.currency),
+            reason=reason or None,
+            restock=form.get("restock") == "1",
+            request_key=key,
+        )
+    except InvalidRequest as problem:
+        if not problem.message.startswith("Idempotency-Key"):
+            raise
+        raise InvalidRequest(
+            "This form was sent before, with another amount. Nothing more was refunded now: look at the refunds below."
+        ) from None
+    amount = views.money(result.refund.amount)
+    if not result.created:
+        return f"This form was sent before, and it made one refund of {amount}. {result.message}", "info"
+    return f"Refund of {amount}: {result.message}", "error" if result.refund.state == "failed" else "success"
+
+
+async def _capture(core: Core, user: User, payment: Payment, form: Mapping[str, str]) -> tuple[str, str]:
+    minor = read_amount(form.get("amount", ""), payment.amount.currency)
+    result = await captures.capture(core, payment.id, user.actor, amount_minor=minor)
+    taken = payment.amount if minor is None else Money(minor, payment.amount.currency)
+    return _outcome(result, PaymentStatus.CAPTURED, f"{views.money(taken)} were captured. The order is paid.")
+
+
+async def _void(core: Core, user: User, payment: Payment, _form: Mapping[str, str]) -> tuple[str, str]:
+    result = await captures.release(core, payment.id, user.actor)
+    done = "The payment was ended. Reserved money is the buyer's again, and nothing was charged."
+    return _outcome(result, PaymentStatus.CANCELED, done)
+
+
+_UNKNOWN = (
+    "The gateway has not answered clearly. Please don't do it by hand: it is found out by itself, and nothing happens "
+    "twice."
+)
+
+
+def _outcome(result: Result, wanted: PaymentStatus, done: str) -> tuple[str, str]:
+    status = result.payment.status
+    if status is wanted:
+        return done, "success"
+    if result.unknown or status is PaymentStatus.PROCESSING:
+        return _UNKNOWN, "info"
+    return (
+        f"It ended differently: the payment is {status.value.replace('_', ' ')} now. See below what happened.",
+        "info",
+    )

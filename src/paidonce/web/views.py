@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from paidonce.errors import Problem
 from paidonce.money import Money, iso_exponent, to_decimal_string
 from paidonce.ports import Microseconds
-from paidonce.states import OrderStatus, PaymentStatus
+from paidonce.states import OrderStatus, PaymentStatus, RefundStatus
 from paidonce.store import OrderLine
 from paidonce.web import auth, basket, models
 from paidonce.web.accounts import User
@@ -50,6 +50,17 @@ PAYMENT_WORDS = {
 }
 
 
+REFUND_WORDS = {RefundStatus.PARTIAL: "Partly refunded", RefundStatus.FULL: "Refunded"}
+# A refund and a dispute, as staff read their states.
+REFUND_STATE_WORDS = {
+    "recorded": "Not confirmed yet",
+    "pending": "Under way",
+    "succeeded": "Refunded",
+    "failed": "Failed",
+}
+DISPUTE_WORDS = {"open": "Disputed", "won": "Dispute won", "lost": "Dispute lost"}
+
+
 @lru_cache(maxsize=1)
 def templates() -> jinja2.Environment:
     """The one template environment: escaping is on, and an unknown name is an error."""
@@ -60,8 +71,15 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"money": money, "moment": moment, "line_total": line_total}
-    environment.globals |= {"order_words": ORDER_WORDS, "payment_words": PAYMENT_WORDS, "attributes": html_attributes}
+    environment.filters |= {"money": money, "moment": moment, "clock": clock, "major": major, "line_total": line_total}
+    environment.globals |= {
+        "order_words": ORDER_WORDS,
+        "payment_words": PAYMENT_WORDS,
+        "refund_words": REFUND_WORDS,
+        "refund_state_words": REFUND_STATE_WORDS,
+        "dispute_words": DISPUTE_WORDS,
+        "attributes": html_attributes,
+    }
     return environment
 
 
@@ -69,6 +87,11 @@ def money(amount: Money) -> str:
     """An amount as people write it: €19.99, ¥1,200."""
     exact = Decimal(to_decimal_string(amount.minor, iso_exponent(amount.currency)))
     return format_currency(exact, amount.currency, locale=_LOCALE)
+
+
+def major(amount: Money) -> str:
+    """An amount as a form takes it: 19.99."""
+    return to_decimal_string(amount.minor, iso_exponent(amount.currency))
 
 
 def line_total(line: OrderLine) -> Money:
@@ -79,6 +102,16 @@ def line_total(line: OrderLine) -> Money:
 def moment(when: Microseconds) -> str:
     """A point in time as people write it, in UTC, since the server does not know where the buyer is."""
     return format_datetime(models.moment_of(when), "d MMMM y, HH:mm 'UTC'", locale=_LOCALE)
+
+
+def clock(when: Microseconds) -> str:
+    """A point in time to the second, in UTC, for people who compare it with a log."""
+    return format_datetime(models.moment_of(when), "d MMM HH:mm:ss", locale=_LOCALE)
+
+
+def day(when: Microseconds) -> str:
+    """The day of a point in time, in UTC."""
+    return format_datetime(models.moment_of(when), "d MMMM y", locale=_LOCALE)
 
 
 def html_attributes(values: Mapping[str, str]) -> Markup:

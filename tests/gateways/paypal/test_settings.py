@@ -37,6 +37,7 @@ def test_test_mode_is_the_default() -> None:
     assert settings.api_base == "https://api-m.sandbox.paypal.com"
     assert settings.js_url == "https://www.sandbox.paypal.com/web-sdk/v6/core"
     assert settings.webhook_id is None
+    assert not settings.api_base_is_ours
     assert "canary" not in repr(settings).replace(KEYS["PAYPAL_CLIENT_ID"], "")
 
 
@@ -76,6 +77,8 @@ def test_each_missing_key_is_named_with_where_to_find_it(missing: str) -> None:
         ({"PAYPAL_API_BASE": "https://user-canary@paypal.example"}, "PAYPAL_API_BASE"),
         ({"PAYPAL_API_BASE": "https://[broken"}, "PAYPAL_API_BASE"),
         ({"PAYPAL_JS_URL": "javascript:alert(1)"}, "PAYPAL_JS_URL"),
+        ({"PAYPAL_WEBHOOK_ID": "a|canary"}, "PAYPAL_WEBHOOK_ID"),
+        ({"PAYPAL_WEBHOOK_ID": "https://shop.example/webhooks/canary"}, "PAYPAL_WEBHOOK_ID"),
     ],
 )
 def test_contradictions_stop_the_start(changes: dict[str, str], named: str) -> None:
@@ -111,10 +114,40 @@ def test_the_twins_settings_are_complete_and_can_not_be_live() -> None:
         read_settings({**environment, "PAYPAL_ENVIRONMENT": "live"})
 
 
+@pytest.mark.parametrize(
+    ("base", "ours"),
+    [
+        ("https://api-m.sandbox.paypal.com", False),
+        ("https://api.sandbox.paypal.com/", False),
+        ("https://api-m.sandbox.paypal.com.evil.example", True),
+        ("http://127.0.0.1:8001/paypal", True),
+    ],
+)
+def test_only_an_address_that_is_not_paypals_brings_its_own_certificates(base: str, ours: bool) -> None:
+    settings = read_settings({**KEYS, "PAYPAL_API_BASE": base})
+
+    assert settings is not None
+    assert settings.api_base_is_ours is ours
+
+
+def test_a_configured_gateway_loads_cryptography_only_for_a_webhook() -> None:
+    code = (
+        "import sys\nfrom paidonce.gateways.paypal import provider\nfrom paidonce.ports import SystemClock\n"
+        "environment = provider.sandbox_environment('http://127.0.0.1:9')\n"
+        "assert provider.configure(environment, None, SystemClock()) is not None\n"
+        "assert provider.sandbox('http://127.0.0.1:9').take_webhooks(now=1) == []\n"
+        "print(*[m for m in ('cryptography', 'certifi') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout.strip() == ""
+
+
 def test_importing_the_provider_is_light() -> None:
     code = (
         "import sys, paidonce.gateways.paypal\n"
-        "print(*[m for m in ('aiohttp', 'structlog', 'paidonce.gateways.paypal.sandbox') if m in sys.modules])"
+        "heavy = ('aiohttp', 'structlog', 'cryptography', 'paidonce.gateways.paypal.sandbox')\n"
+        "print(*[m for m in heavy if m in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -7,7 +7,10 @@ they don't know, so `undeclared` walks each value and reports every field that t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +19,35 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from paidonce.gateways.base import HttpRequest, HttpResponse
+from paidonce.errors import GatewayRefused
+from paidonce.gateways.base import CaptureMethod, HttpRequest, HttpResponse
 from paidonce.money import Money
 
 if TYPE_CHECKING:
     from support.paypal import Shop
 
 SPECS = Path(__file__).parents[4] / "shared" / "specs" / "paypal"
-ORDERS, PAYMENTS = "checkout_orders_v2", "payments_payment_v2"
+ORDERS, PAYMENTS, DISPUTES = "checkout_orders_v2", "payments_payment_v2", "customer_disputes_v1"
 ORDER_PATH, CAPTURE_PATH = "/v2/checkout/orders/{id}", "/v2/checkout/orders/{id}/capture"
+# The operations of all three files by the form of their address.
+OPERATIONS = (
+    (r"POST .*/v2/checkout/orders", ORDERS, "/v2/checkout/orders"),
+    (r"GET .*/v2/checkout/orders/[^/]+", ORDERS, ORDER_PATH),
+    (r"POST .*/v2/checkout/orders/[^/]+/capture", ORDERS, CAPTURE_PATH),
+    (r"POST .*/v2/checkout/orders/[^/]+/authorize", ORDERS, "/v2/checkout/orders/{id}/authorize"),
+    (r"GET .*/v2/payments/authorizations/[^/]+", PAYMENTS, "/v2/payments/authorizations/{authorization_id}"),
+    (
+        r"POST .*/v2/payments/authorizations/[^/]+/capture",
+        PAYMENTS,
+        "/v2/payments/authorizations/{authorization_id}/capture",
+    ),
+    (r"POST .*/v2/payments/authorizations/[^/]+/void", PAYMENTS, "/v2/payments/authorizations/{authorization_id}/void"),
+    (r"GET .*/v2/payments/captures/[^/]+", PAYMENTS, "/v2/payments/captures/{capture_id}"),
+    (r"POST .*/v2/payments/captures/[^/]+/refund", PAYMENTS, "/v2/payments/captures/{capture_id}/refund"),
+    (r"GET .*/v2/payments/refunds/[^/]+", PAYMENTS, "/v2/payments/refunds/{refund_id}"),
+    (r"GET .*/v1/customer/disputes\?.*", DISPUTES, "/v1/customer/disputes"),
+    (r"GET .*/v1/customer/disputes/[^/]+", DISPUTES, "/v1/customer/disputes/{id}"),
+)
 
 pytestmark = pytest.mark.skipif(not SPECS.is_dir(), reason="PayPal's OpenAPI files are not at ../shared/specs/paypal")
 
@@ -43,7 +66,10 @@ class Spec:
     def schema(self, path: str, method: str, status: int | None) -> dict[str, Any]:
         """The schema of an answer with `status`, or of the request for None."""
         operation = self.document["paths"][path][method]
-        holder = operation["requestBody"] if status is None else operation["responses"][str(status)]
+        responses = operation["responses"]
+        if status == 200 and "200" not in responses:
+            status = 201  # A replay is the same object; the file describes it once.
+        holder = operation["requestBody"] if status is None else responses.get(str(status), responses["default"])
         found: dict[str, Any] = holder["content"]["application/json"]["schema"]
         return found
 
@@ -183,8 +209,9 @@ async def test_refusals_follow_the_file(shop: Shop, orders: Spec) -> None:
     await shop.gateway.create(shop.request())
     good = json.loads(shop.line.sent[-1].body)
     headers = {**shop.line.sent[-1].headers, "paypal-request-id": "other"}
-    bodies: list[Any] = [{**good, "intent": "LATER"}, {"intent": "CAPTURE"}, {**good, "intent": "AUTHORIZE"}, [], ""]
+    bodies: list[Any] = [{**good, "intent": "LATER"}, {"intent": "CAPTURE"}, {"intent": "AUTHORIZE"}, [], ""]
     bodies.append({**good, "purchase_units": good["purchase_units"] * 2})
+    bodies.append({**good, "purchase_units": good["purchase_units"] * 2, "intent": "AUTHORIZE"})
     for value, currency in (("1.999", "EUR"), ("0", "JPY"), ("1.00", "euro"), ("x", "EUR")):
         amount = {"currency_code": currency, "value": value}
         bodies.append({**good, "purchase_units": [{"amount": amount}]})
@@ -217,6 +244,120 @@ async def test_mocked_refusals_follow_the_file(shop: Shop, orders: Spec, issue: 
 
     assert json.loads(response.body)["details"][0]["issue"] == issue
     check_answer(orders, request, response)
+
+
+async def whole_aftermath(shop: Shop) -> None:
+    """Money reserved, captured in part, released; refunds that end in every way; disputes; refusals of all of them."""
+    gateway, amount, twin = shop.gateway, Money(1999, "EUR"), shop.twin
+
+    async def reserved(key: str, funding: str = "balance") -> str:
+        manual = replace(shop.request(key=key), capture_method=CaptureMethod.MANUAL)
+        ref = (await gateway.create(manual)).snapshot.ref
+        await gateway.authorize(ref, idempotency_key=key + "-early")
+        twin.approve(ref, now=shop.clock.now(), funding=funding)
+        await gateway.authorize(ref, idempotency_key=key + "-authorize")
+        await gateway.authorize(ref, idempotency_key=key + "-authorize")
+        await gateway.authorize(ref, idempotency_key=key + "-again")
+        return ref
+
+    def control(name: str, **params: str) -> str:
+        return next(iter(twin.control(name, params, now=shop.clock.now()).values()))
+
+    await gateway.void(await reserved("void"))
+    await reserved("pending", "pending")
+    ref = await reserved("part")
+    paid = await gateway.capture(ref, idempotency_key="capture-part", amount=Money(1500, "EUR"))
+    assert paid.capture_ref is not None
+    for number, value in ((1, 500), (1, 500), (2, 9999), (3, 200)):
+        with suppress(GatewayRefused):
+            await gateway.refund(
+                ref,
+                paid.capture_ref,
+                idempotency_key=f"refund-{number}",
+                amount=Money(value, "EUR"),
+                refund_id=f"ref_{number}",
+            )
+    control("fail_refund", refund=control("dashboard_refund", order=ref, amount="1.00"))
+    control("pend_refunds", on="true")
+    control("dashboard_refund", order=ref, amount="1.00")
+    for outcome in ("won", "lost"):
+        dispute = control("open_dispute", order=ref, stage="INQUIRY", amount="2.00")
+        await gateway.fetch(ref, details=True)
+        control("escalate_dispute", dispute=dispute)
+        with suppress(GatewayRefused):
+            await gateway.refund(ref, paid.capture_ref, idempotency_key="no", amount=Money(1, "EUR"), refund_id="ref_9")
+        await gateway.fetch(ref, details=True)
+        control("close_dispute", dispute=dispute, outcome=outcome)
+    found = await gateway.fetch(ref, details=True)
+    assert (len(found.refunds or ()), len(found.disputes or ())) == (4, 2)
+    assert amount == found.amount
+
+
+async def test_everything_after_the_approval_follows_the_files(shop: Shop) -> None:
+    specs = {name: Spec(name) for name in (ORDERS, PAYMENTS, DISPUTES)}
+    await whole_aftermath(shop)
+    token = {"authorization": shop.line.sent[-1].headers["authorization"], "content-type": "application/json"}
+    book = json.loads(shop.twin.dump())
+    part = next(order for order in book["orders"].values() if order["capture"])
+    authorization = f"/v2/payments/authorizations/{part['authorization']['id']}"
+    more = [
+        HttpRequest("GET", authorization, token),
+        HttpRequest("POST", authorization + "/capture", token, b"{}"),
+        HttpRequest("POST", authorization + "/void", token, b"{}"),
+        HttpRequest("GET", f"/v2/payments/captures/{part['capture']['id']}", token),
+        *(HttpRequest("GET", f"/v2/payments/refunds/{ref}", token) for ref in book["refunds"]),
+        *(HttpRequest("GET", f"/v1/customer/disputes/{ref}", token) for ref in book["disputes"]),
+        HttpRequest("GET", "/v2/payments/refunds/UNKNOWN", token),
+        HttpRequest("GET", "/v1/customer/disputes/UNKNOWN", token),
+        HttpRequest("GET", "/v1/customer/disputes?page_size=1", token),
+        HttpRequest("GET", "/v1/customer/disputes?page_size=99", token),
+    ]
+    for request in more:
+        shop.line.deliver(request)
+
+    seen: set[tuple[str, int]] = set()
+    for request, response in shop.line.exchanges:
+        for form, name, path in OPERATIONS:
+            if not re.fullmatch(form, f"{request.method} {request.url}"):
+                continue
+            seen.add((path, response.status))
+            body, issues = json.loads(response.body), _issues(response)
+            if not issues & NEWER_ISSUES:
+                schema = specs[name].schema(path, request.method.lower(), response.status)
+                assert specs[name].errors(schema, body) == [], f"{request.method} {request.url}: {body}"
+            if request.method == "POST" and request.body != b"{}":
+                wanted = specs[name].schema(path, "post", None)
+                assert specs[name].errors(wanted, json.loads(request.body)) == []
+    assert {path for path, status in seen if status < 300} == {path for _, _, path in OPERATIONS} - {CAPTURE_PATH}
+    assert {status for _, status in seen} == {200, 201, 400, 404, 422}
+
+
+def _issues(response: HttpResponse) -> set[str]:
+    return {detail["issue"] for detail in json.loads(response.body).get("details", [])}
+
+
+async def test_the_resources_of_webhooks_follow_the_files(shop: Shop) -> None:
+    specs = {name: Spec(name) for name in (ORDERS, PAYMENTS, DISPUTES)}
+    await whole_aftermath(shop)
+    schemas = {
+        "checkout-order": (ORDERS, ORDER_PATH),
+        "authorization": (PAYMENTS, "/v2/payments/authorizations/{authorization_id}"),
+        "capture": (PAYMENTS, "/v2/payments/captures/{capture_id}"),
+        "refund": (PAYMENTS, "/v2/payments/refunds/{refund_id}"),
+        "dispute": (DISPUTES, "/v1/customer/disputes/{id}"),
+    }
+    event_spec = Spec("notifications_webhooks_v1")
+    kinds = set()
+    for request in shop.twin.take_webhooks(now=shop.clock.now()):
+        event = json.loads(request.body)
+        kinds.add(event["resource_type"])
+        name, path = schemas[event["resource_type"]]
+        assert specs[name].errors(specs[name].schema(path, "get", 200), event["resource"]) == []
+        resource = event.pop("resource")
+        path = "/v1/notifications/webhooks-events/{event_id}"
+        assert event_spec.errors(event_spec.schema(path, "get", 200), event) == []
+        assert resource["links"]
+    assert kinds == set(schemas)
 
 
 def test_the_check_itself_finds_mistakes(orders: Spec) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paidonce.gateways.base import DeclineCode, Progress
+from paidonce.gateways.base import DeclineCode, Progress, RefundProgress
 from paidonce.gateways.paypal import wire
 from paidonce.money import Money, MoneyError, iso_exponent
 
@@ -236,3 +236,161 @@ def test_a_debug_id_that_could_break_a_log_line_is_dropped() -> None:
     assert wire.debug_id({"debug_id": "f5aa1c2b3d4e5"}) == "f5aa1c2b3d4e5"
     assert wire.debug_id({"debug_id": "a\nlevel=error"}) is None
     assert wire.debug_id({"debug_id": 7}) is None
+
+
+# --- Reserved money, fees, refunds -----------------------------------------------------------------------------------
+
+
+def reserved(*statuses: str, captures: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    """An order of intent AUTHORIZE with these authorizations."""
+    told = order("COMPLETED", *captures)
+    payments = told["purchase_units"][0].setdefault("payments", {})
+    payments["authorizations"] = [{"id": f"A{number}", "status": status} for number, status in enumerate(statuses)]
+    return told
+
+
+@pytest.mark.parametrize(
+    ("statuses", "progress", "reason"),
+    [
+        (("CREATED",), Progress.AUTHORIZED, None),
+        (("VOIDED", "CREATED"), Progress.AUTHORIZED, None),
+        (("PENDING",), Progress.PROCESSING, "PENDING"),
+        (("CAPTURED",), Progress.PROCESSING, "CAPTURED"),
+        (("PARTIALLY_CAPTURED",), Progress.PROCESSING, "PARTIALLY_CAPTURED"),
+        (("A_NEW_WORD", "VOIDED"), Progress.PROCESSING, "A_NEW_WORD"),
+        (("DENIED",), Progress.FAILED, None),
+        (("VOIDED",), Progress.CANCELED, None),
+        (("EXPIRED",), Progress.CANCELED, None),
+    ],
+)
+def test_authorizations(statuses: tuple[str, ...], progress: Progress, reason: str | None) -> None:
+    snapshot = wire.snapshot(reserved(*statuses), live=False)
+
+    assert (snapshot.progress, snapshot.pending_reason) == (progress, reason)
+    assert (snapshot.captured, snapshot.capture_ref) == (None, None)
+    assert (snapshot.decline is not None) == (progress is Progress.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("authorization", "capture_status", "progress"),
+    [
+        ("CAPTURED", "COMPLETED", Progress.CAPTURED),
+        ("CREATED", "COMPLETED", Progress.CAPTURED),
+        ("VOIDED", "COMPLETED", Progress.CAPTURED),
+        ("CAPTURED", "PENDING", Progress.PROCESSING),
+        ("CREATED", "DECLINED", Progress.AUTHORIZED),
+        ("VOIDED", "DECLINED", Progress.FAILED),
+    ],
+)
+def test_captures_outrank_authorizations(authorization: str, capture_status: str, progress: Progress) -> None:
+    snapshot = wire.snapshot(reserved(authorization, captures=(capture(capture_status),)), live=False)
+
+    assert snapshot.progress is progress
+    assert (snapshot.decline is not None) == (capture_status == "DECLINED")
+
+
+def test_only_an_open_authorization_can_be_captured() -> None:
+    assert wire.open_authorization(reserved("VOIDED", "CREATED")) == "A1"
+    assert wire.open_authorization(reserved("VOIDED", "PENDING", "CAPTURED")) is None
+    assert wire.open_authorization(order("APPROVED")) is None
+
+
+def test_what_a_call_told_is_added_to_what_the_order_tells() -> None:
+    before = reserved("CREATED")
+
+    after = wire.with_payment(before, "captures", capture("COMPLETED"))
+    voided = wire.with_payment(before, "authorizations", {"id": "A0", "status": "VOIDED"})
+
+    assert wire.snapshot(after, live=False).progress is Progress.CAPTURED
+    assert wire.snapshot(voided, live=False).progress is Progress.CANCELED
+    assert wire.snapshot(before, live=False).progress is Progress.AUTHORIZED, "the reading itself is not changed"
+    assert wire.with_payment(before, "captures", {}) == before
+    assert wire.with_payment(before, "captures", {"id": 7, "status": "COMPLETED"}) == before
+
+
+def test_a_fee_is_told_in_the_currency_that_paypal_settles_in() -> None:
+    def fee(**breakdown: Any) -> Money | None:
+        told = order("COMPLETED", capture("COMPLETED", seller_receivable_breakdown=breakdown))
+        return wire.snapshot(told, live=False).fee
+
+    euros, dollars = {"currency_code": "EUR", "value": "0.85"}, {"currency_code": "USD", "value": "0.99"}
+    assert fee(paypal_fee=euros) == Money(85, "EUR")
+    assert fee(paypal_fee=euros, paypal_fee_in_receivable_currency=dollars) == Money(99, "USD")
+    assert fee() is None
+    assert fee(paypal_fee={"currency_code": "EUR", "value": "0.855"}) is None
+    assert fee(paypal_fee=7) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "progress"),
+    [
+        ("COMPLETED", RefundProgress.SUCCEEDED),
+        ("PENDING", RefundProgress.PENDING),
+        ("FAILED", RefundProgress.FAILED),
+        ("CANCELLED", RefundProgress.FAILED),
+        ("A_NEW_WORD", RefundProgress.PENDING),
+    ],
+)
+def test_refund_statuses(status: str, progress: RefundProgress) -> None:
+    told = {"id": "R1", "status": status, "amount": {"currency_code": "EUR", "value": "5.00"}, "custom_id": "ref_1"}
+
+    snapshot = wire.refund(told, payment_id="pay_1")
+
+    assert (snapshot.ref, snapshot.progress, snapshot.amount) == ("R1", progress, Money(500, "EUR"))
+    assert (snapshot.refund_id, snapshot.raw_status) == ("ref_1", status)
+
+
+@pytest.mark.parametrize("custom_id", ["pay_1", "", None, 7])
+def test_a_refund_without_a_text_of_ours_is_not_ours(custom_id: Any) -> None:
+    told = {"id": "R1", "status": "COMPLETED", "amount": {"currency_code": "EUR", "value": "5.00"}}
+
+    assert wire.refund({**told, "custom_id": custom_id}, payment_id="pay_1").refund_id is None
+    assert wire.refund(told, payment_id="pay_1").refund_id is None
+
+
+@pytest.mark.parametrize("missing", ["id", "status", "amount"])
+def test_a_refund_without_what_booking_needs_is_unreadable(missing: str) -> None:
+    told = {"id": "R1", "status": "COMPLETED", "amount": {"currency_code": "EUR", "value": "5.00"}}
+    del told[missing]
+
+    with pytest.raises(wire.Unreadable):
+        wire.refund(told, payment_id=None)
+
+
+def test_refunds_that_are_not_listed_are_noticed() -> None:
+    hidden = order("COMPLETED", capture("PARTIALLY_REFUNDED"))
+
+    assert wire.hides_refunds(hidden)
+    assert not wire.hides_refunds(wire.with_payment(hidden, "refunds", {"id": "R1", "status": "COMPLETED"}))
+    assert not wire.hides_refunds(order("COMPLETED", capture("COMPLETED")))
+
+
+_ANYTHING: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just([]) | st.just({}) | st.just([{}])
+)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [*([path] if path else []), *(place for key, item in inner for place in _places(item, (*path, key)))]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_mutated_order_is_read_or_unreadable(data: Any) -> None:
+    fee = {"paypal_fee": {"currency_code": "EUR", "value": "0.85"}}
+    told = reserved("CAPTURED", captures=(capture("COMPLETED", seller_receivable_breakdown=fee),))
+    told["purchase_units"][0]["payments"]["refunds"] = [{"id": "R1", "status": "COMPLETED", "custom_id": "ref_1"}]
+    for _ in range(data.draw(st.integers(1, 3))):
+        *above, last = data.draw(st.sampled_from(_places(told)))
+        holder: Any = told
+        for key in above:
+            holder = holder[key]
+        holder[last] = data.draw(_ANYTHING)
+    try:
+        snapshot = wire.snapshot(told, live=False)
+    except wire.Unreadable:
+        return
+    assert (snapshot.captured is not None) == (snapshot.progress is Progress.CAPTURED)
+    assert isinstance(wire.hides_refunds(told), bool)
+    assert snapshot.raw_status

@@ -1,17 +1,20 @@
-"""AcmePay behind the gateway protocol: create a charge, the buyer approves on AcmePay's page, the server captures."""
+"""AcmePay behind the gateway protocol: create a charge, the buyer approves on AcmePay's page, the server captures.
+
+Everything that AcmePay says of a refund or in a webhook passes through `wire` and `webhook`; this file only calls out.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import structlog
 
-from acme_pay import wire
+from acme_pay import webhook, wire
 from paidonce.errors import GatewayBusy, GatewayError, GatewayMisconfigured, GatewayRefused, OutcomeUnknown
 from paidonce.gateways.base import (
     Account,
@@ -20,10 +23,14 @@ from paidonce.gateways.base import (
     HttpRequest,
     HttpResponse,
     Opened,
+    Progress,
+    RefundSnapshot,
     Snapshot,
     Transport,
+    WebhookEvent,
 )
 from paidonce.money import Money
+from paidonce.ports import Clock
 
 log = structlog.get_logger("acme_pay")
 
@@ -31,17 +38,25 @@ DEADLINE_SECONDS = 20.0
 # AcmePay remembers a key for a day; a repeat that arrives at its very end might already be taken for a new request.
 KEY_LIFE_SECONDS = 24 * 3600 - 300
 # These refusals don't say what became of the charge; the charge does.
-_TOLD_BY_THE_CHARGE = frozenset({"already_captured", "declined", "not_approved", "not_voidable", "voided"})
+_TOLD_BY_THE_CHARGE = frozenset(
+    {"already_authorized", "already_captured", "declined", "expired", "not_approved", "not_voidable", "voided"}
+)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Checked settings; `api_base` has no slash at its end."""
+    """Checked settings; `api_base` has no slash at its end. Without a webhook secret no webhook is accepted."""
 
     key: str = field(repr=False)
     api_base: str
+    webhook_secret: str | None = field(repr=False)
+
+    @property
+    def live(self) -> bool:
+        """Whether the key moves real money."""
+        return self.key.startswith("acme_live_")
 
 
 class AcmePayGateway:
@@ -53,10 +68,12 @@ class AcmePayGateway:
     can_void = True
     create_key_life_seconds = KEY_LIFE_SECONDS
     capture_key_life_seconds = KEY_LIFE_SECONDS
+    refund_key_life_seconds = KEY_LIFE_SECONDS
 
-    def __init__(self, settings: Settings, transport: Transport) -> None:
+    def __init__(self, settings: Settings, transport: Transport, clock: Clock) -> None:
         self._settings = settings
         self._transport = transport
+        self._clock = clock
         self._account: Account | None = None
 
     def check_amount(self, amount: Money) -> None:
@@ -78,17 +95,48 @@ class AcmePayGateway:
         """Read the charge and its approval page's address again."""
         return _opened(await self._call("GET", _path(ref)))
 
-    async def fetch(self, ref: str) -> Snapshot:
-        """Read the charge."""
-        return _snapshot(await self._call("GET", _path(ref)))
+    async def fetch(self, ref: str, *, details: bool = False) -> Snapshot:
+        """Read the charge with its fee; with `details` its refunds as well. AcmePay knows no disputes."""
+        snapshot = _snapshot(await self._call("GET", _path(ref)))
+        if not details:
+            return snapshot
+        refunds: tuple[RefundSnapshot, ...] = ()
+        if snapshot.progress is Progress.CAPTURED:
+            answer = await self._call("GET", _path(ref) + "/refunds")
+            refunds = _readable(answer, lambda body: wire.refunds(body, ref))
+        return replace(snapshot, refunds=refunds, disputes=())
+
+    async def authorize(self, ref: str, *, idempotency_key: str) -> Snapshot:
+        """Reserve the money of the approved charge. A decline hands it back to the buyer, as by `capture`."""
+        return await self._act(ref, "authorize", {}, idempotency_key)
 
     async def capture(self, ref: str, *, idempotency_key: str, amount: Money) -> Snapshot:
-        """Capture the approved charge. A decline hands it back to the buyer, who may choose another way to pay."""
+        """Capture all or a part. A decline hands the charge back to the buyer, who may choose another way to pay."""
         return await self._act(ref, "capture", {"amount": wire.units(amount)}, idempotency_key)
 
     async def void(self, ref: str) -> Snapshot:
-        """End the charge. A charge that was captured meanwhile is read as what it is."""
+        """End the charge and release its reservation. A charge that was captured meanwhile is read as what it is."""
         return await self._act(ref, "void", {}, f"void-{ref}")
+
+    async def refund(
+        self, ref: str, capture_ref: str, *, idempotency_key: str, amount: Money, refund_id: str
+    ) -> RefundSnapshot:
+        """Give `amount` back. A charge has one capture, so AcmePay needs no `capture_ref`."""
+        del capture_ref
+        body = wire.refund_request(amount, refund_id)
+        answer = await self._call("POST", _path(ref) + "/refunds", body, key=idempotency_key)
+        return _readable(answer, lambda refund: wire.refund(refund, ref, request_id=_request_id(answer)))
+
+    async def read_webhook(self, headers: Mapping[str, str], body: bytes) -> WebhookEvent:
+        """Verify and reduce one event. Calls nobody: the account is compared only once it is known."""
+        return webhook.read(
+            headers,
+            body,
+            secret=self._settings.webhook_secret,
+            now=self._clock.now(),
+            live=self._settings.live,
+            account=None if self._account is None else self._account.id,
+        )
 
     def component(self) -> Component:
         """`<acme-payment>`: one button that leads to AcmePay's page. It loads nothing from AcmePay."""

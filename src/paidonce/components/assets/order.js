@@ -5,19 +5,20 @@ import { request } from '/assets/paidonce.js';
 const box = document.querySelector('[data-under-way]');
 const note = box.querySelector('[data-note]');
 const PAUSES_MS = [1000, 2000, 3000, 5000, 8000, 12_000];
-const LONGEST_MS = 20_000;
-const UNDER_WAY = new Set(['processing', 'authorized']);
+// A bank that needs days is not asked every few seconds.
+const slow = 'slow' in box.dataset;
+const LONGEST_MS = slow ? 60_000 : 20_000;
 
 let asked = 0;
 
 async function ask() {
   const result = await request('POST', `/api/payments/${encodeURIComponent(box.dataset.underWay)}/complete`, {});
-  return result.order_status === 'paid' || !UNDER_WAY.has(result.status);
+  return result.order_status === 'paid' || result.status !== box.dataset.status;
 }
 
 async function poll() {
   for (;;) {
-    await new Promise((resolve) => setTimeout(resolve, PAUSES_MS[asked] ?? LONGEST_MS));
+    await new Promise((resolve) => setTimeout(resolve, (!slow && PAUSES_MS[asked]) || LONGEST_MS));
     asked += 1;
     try {
       if (await ask()) return location.reload();

@@ -22,12 +22,16 @@ _JS_URL = {
 }
 # PayPal's merchant ids: 13 of these characters (schema `account_id` of its OpenAPI file).
 _MERCHANT_ID = re.compile(r"[2-9A-HJ-NP-Z]{13}")
+# Letters, digits and dashes. A vertical bar would make the text that PayPal signs ambiguous.
+_WEBHOOK_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _LIVE_HOSTS = frozenset({"api-m.paypal.com", "api.paypal.com", "www.paypal.com"})
+_SANDBOX_HOSTS = frozenset({"api-m.sandbox.paypal.com", "api.sandbox.paypal.com"})
 _FIX = {
     "PAYPAL_CLIENT_ID": "copy the client ID of your app from developer.paypal.com, Apps & Credentials",
     "PAYPAL_CLIENT_SECRET": "copy the secret of the same app from developer.paypal.com, Apps & Credentials",
     "PAYPAL_MERCHANT_ID": "copy the 13-character merchant ID from your PayPal account's business information",
+    "PAYPAL_WEBHOOK_ID": "copy the ID of the webhook itself (not its address) from your app at developer.paypal.com",
 }
 # The keys that the offline twin takes. They are no secrets.
 _SANDBOX_CLIENT_ID = "sandbox-paypal-client-id"
@@ -55,6 +59,7 @@ class PayPalProvider:
             return None
         from paidonce.gateways.paypal.client import PayPalClient
         from paidonce.gateways.paypal.gateway import PayPalGateway
+        from paidonce.gateways.paypal.webhook import Webhooks
 
         client = PayPalClient(
             transport,
@@ -63,7 +68,7 @@ class PayPalProvider:
             client_id=settings.client_id,
             client_secret=settings.client_secret,
         )
-        return PayPalGateway(settings, client)
+        return PayPalGateway(settings, client, Webhooks(settings, transport, clock))
 
     def sandbox(self, public_url: str) -> SandboxCore:
         """The offline PayPal, mounted by the sandbox application below `<public_url>/paypal`."""
@@ -73,13 +78,14 @@ class PayPalProvider:
 
     def sandbox_environment(self, public_url: str) -> Mapping[str, str]:
         """Settings for the offline PayPal of the sandbox application at `public_url`."""
-        from paidonce.gateways.paypal.sandbox import MERCHANT_ID
+        from paidonce.gateways.paypal.sandbox import MERCHANT_ID, WEBHOOK_ID
 
         base = public_url.rstrip("/") + "/paypal"
         return {
             "PAYPAL_CLIENT_ID": _SANDBOX_CLIENT_ID,
             "PAYPAL_CLIENT_SECRET": _SANDBOX_CLIENT_SECRET,
             "PAYPAL_MERCHANT_ID": MERCHANT_ID,
+            "PAYPAL_WEBHOOK_ID": WEBHOOK_ID,
             "PAYPAL_ENVIRONMENT": "sandbox",
             "PAYPAL_API_BASE": base,
             "PAYPAL_JS_URL": base + "/web-sdk/v6/core",
@@ -99,6 +105,8 @@ def read_settings(environment: Mapping[str, str]) -> PayPalSettings | None:
     if given["PAYPAL_MERCHANT_ID"] and not _MERCHANT_ID.fullmatch(given["PAYPAL_MERCHANT_ID"]):
         fix = _FIX["PAYPAL_MERCHANT_ID"]
         problems.append(f"PAYPAL_MERCHANT_ID is no merchant ID (an e-mail address is not one): {fix}.")
+    if given["PAYPAL_WEBHOOK_ID"] and not _WEBHOOK_ID.fullmatch(given["PAYPAL_WEBHOOK_ID"]):
+        problems.append(f"PAYPAL_WEBHOOK_ID is no webhook ID: {_FIX['PAYPAL_WEBHOOK_ID']}.")
     if problems:
         raise ConfigError(problems)
     from paidonce.gateways.paypal.gateway import PayPalSettings
@@ -111,8 +119,14 @@ def read_settings(environment: Mapping[str, str]) -> PayPalSettings | None:
         api_base=(given["PAYPAL_API_BASE"] or _API_BASE[mode]).rstrip("/"),
         js_url=given["PAYPAL_JS_URL"] or _JS_URL[mode],
         js_url_is_ours=bool(given["PAYPAL_JS_URL"]) and given["PAYPAL_JS_URL"] not in _JS_URL.values(),
+        api_base_is_ours=_is_ours(given["PAYPAL_API_BASE"]),
         webhook_id=given["PAYPAL_WEBHOOK_ID"] or None,
     )
+
+
+def _is_ours(address: str) -> bool:
+    """Whether PAYPAL_API_BASE replaces PayPal's own addresses, so that certificates come from there as well."""
+    return bool(address) and urlsplit(address).hostname not in _SANDBOX_HOSTS
 
 
 def _mode_problems(given: Mapping[str, str], mode: str) -> list[str]:

@@ -42,6 +42,10 @@ _WRONG_KEYS = (
 )
 
 
+class NotPermitted(GatewayMisconfigured):
+    """403: the keys are good, but the app or the account lacks a permission for this call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A 2xx answer. `debug_id` is PayPal's id of it, for the operator."""
@@ -239,6 +243,8 @@ def _read(response: HttpResponse, what: str) -> Answer:
     debug_id = _debug_id(response)
     if response.status == 429:
         raise GatewayBusy(f"PayPal limits our rate: {what}", request_id=debug_id, retry_after_seconds=_wait(response))
+    if response.status == 204:
+        return Answer(204, {}, debug_id)
     body = _json_object(response)
     if response.status >= 500 or response.status < 200 or 300 <= response.status < 400 or body is None:
         kind = "an error" if response.status >= 500 else "something that can't be read"
@@ -255,7 +261,7 @@ def _refusal(response: HttpResponse, body: Mapping[str, Any], what: str, debug_i
         return GatewayMisconfigured(_WRONG_KEYS, request_id=debug_id)
     if response.status == 403:
         detail = f"PayPal does not permit {what} ({issue}): check the app's features and the account's permissions"
-        return GatewayMisconfigured(detail, request_id=debug_id)
+        return NotPermitted(detail, request_id=debug_id)
     if response.status == 404:
         detail = f"PayPal does not know {what}: do the keys belong to the account that made it?"
         return GatewayMisconfigured(detail, request_id=debug_id)

@@ -9,7 +9,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paidonce.gateways.base import CreateRequest, Decline, DeclineCode, Progress, Snapshot
+from paidonce.gateways.base import (
+    CaptureMethod,
+    CreateRequest,
+    Decline,
+    DeclineCode,
+    Progress,
+    RefundProgress,
+    RefundSnapshot,
+    Snapshot,
+)
 from paidonce.money import Money, MoneyError, from_decimal_string, iso_exponent, rescale, to_decimal_string
 
 Json = Mapping[str, Any]
@@ -28,6 +37,13 @@ LONGEST_ID = 127
 _AWAITING = frozenset({"CREATED", "SAVED", "PAYER_ACTION_REQUIRED"})
 _MOVED = frozenset({"COMPLETED", "PARTIALLY_REFUNDED", "REFUNDED"})
 _DECLINED = frozenset({"DECLINED", "FAILED"})
+_RELEASED = frozenset({"VOIDED", "EXPIRED"})
+_REFUNDED = frozenset({"PARTIALLY_REFUNDED", "REFUNDED"})
+_REFUND_PROGRESS: Mapping[str, RefundProgress] = {
+    "COMPLETED": RefundProgress.SUCCEEDED,
+    "FAILED": RefundProgress.FAILED,
+    "CANCELLED": RefundProgress.FAILED,
+}
 
 # The buyer can mend these on the same order.
 RECOVERABLE_ISSUES: Mapping[str, DeclineCode] = {
@@ -42,6 +58,7 @@ FINAL_ISSUES: Mapping[str, DeclineCode] = {
     "MAX_NUMBER_OF_PAYMENT_ATTEMPTS_EXCEEDED": DeclineCode.REFUSED,
     "COMPLIANCE_VIOLATION": DeclineCode.REFUSED,
     "TRANSACTION_REFUSED": DeclineCode.REFUSED,
+    "AUTHORIZATION_DENIED": DeclineCode.REFUSED,
     "PAYEE_BLOCKED_TRANSACTION": DeclineCode.REFUSED,
     "TRANSACTION_BLOCKED_BY_PAYEE": DeclineCode.REFUSED,
     "DOMESTIC_TRANSACTION_REQUIRED": DeclineCode.REFUSED,
@@ -53,7 +70,19 @@ FINAL_ISSUES: Mapping[str, DeclineCode] = {
 }
 
 # The money may have moved already: only reading the order tells.
-LOOK_UP_ISSUES = frozenset({"ORDER_ALREADY_CAPTURED", "ORDER_ALREADY_COMPLETED", "DUPLICATE_INVOICE_ID"})
+LOOK_UP_ISSUES = frozenset(
+    {
+        "ORDER_ALREADY_CAPTURED",
+        "ORDER_ALREADY_COMPLETED",
+        "ORDER_ALREADY_AUTHORIZED",
+        "AUTHORIZATION_ALREADY_CAPTURED",
+        "MAX_CAPTURE_COUNT_EXCEEDED",
+        "DUPLICATE_INVOICE_ID",
+    }
+)
+
+# The reserved money is gone, and with it the payment.
+RELEASED_ISSUES = frozenset({"AUTHORIZATION_VOIDED", "AUTHORIZATION_EXPIRED"})
 
 # The same request, with the same key, a little later.
 BUSY_ISSUES = frozenset({"ORDER_COMPLETION_IN_PROGRESS", "PREVIOUS_REQUEST_IN_PROGRESS"})
@@ -137,8 +166,9 @@ def order_request(request: CreateRequest, *, brand_name: str | None = None) -> d
         "invoice_id": _short(request.order_number),
         "amount": money_to_wire(request.amount),
     }
+    manual = request.capture_method is CaptureMethod.MANUAL
     return {
-        "intent": "CAPTURE",
+        "intent": "AUTHORIZE" if manual else "CAPTURE",
         "purchase_units": [unit],
         "payment_source": {"paypal": {"experience_context": context}},
     }
@@ -156,8 +186,8 @@ def snapshot(order: Json, *, live: bool, request_id: str | None = None) -> Snaps
     """
     ref, status = _text(order, "id"), _text(order, "status")
     units = _objects(order.get("purchase_units"))
-    captures = [capture for unit in units for capture in _objects(_object(unit.get("payments")).get("captures"))]
-    told = _captures(captures) or _without_captures(status)
+    found, reserved = captures(order), payments(order, "authorizations")
+    told = _money_news(found, reserved) or _without_money(status)
     return Snapshot(
         gateway="paypal",
         ref=ref,
@@ -166,13 +196,125 @@ def snapshot(order: Json, *, live: bool, request_id: str | None = None) -> Snaps
         order_id=_same(units, "reference_id"),
         account=_same([_object(unit.get("payee")) for unit in units], "merchant_id"),
         live=live,
-        raw_status="/".join([status, *(str(capture.get("status")) for capture in captures)]),
+        raw_status="/".join([status, *(str(one.get("status")) for one in [*reserved, *found])]),
         request_id=request_id,
+        fee=_fee(found),
         **told,
     )
 
 
-def _without_captures(status: str) -> dict[str, Any]:
+def payments(order: Json, kind: str) -> list[Json]:
+    """The `authorizations`, `captures` or `refunds` of all units of an order."""
+    units = _objects(order.get("purchase_units"))
+    return [one for unit in units for one in _objects(_object(unit.get("payments")).get(kind))]
+
+
+def captures(order: Json) -> list[Json]:
+    """All captures of an order."""
+    return payments(order, "captures")
+
+
+def open_authorization(order: Json) -> str | None:
+    """The id of the authorization that can be captured or voided, or None."""
+    found = [one for one in payments(order, "authorizations") if one.get("status") == "CREATED"]
+    return _text(found[0], "id") if found else None
+
+
+def with_payment(order: Json, kind: str, news: Json) -> Json:
+    """`order` with one payment as a call has just told it, since reading the order may lag behind that call."""
+    units = _objects(order.get("purchase_units"))
+    ref, status = news.get("id"), news.get("status")
+    if not units or not isinstance(ref, str) or not isinstance(status, str):
+        return order
+    told = _object(units[0].get("payments"))
+    others = [one for one in _objects(told.get(kind)) if one.get("id") != ref]
+    known = next((one for one in _objects(told.get(kind)) if one.get("id") == ref), {})
+    first = {**units[0], "payments": {**told, kind: [*others, {**known, **news}]}}
+    return {**order, "purchase_units": [first, *units[1:]]}
+
+
+def _money_news(captured: Sequence[Json], reserved: Sequence[Json]) -> dict[str, Any] | None:
+    """What captures and authorizations say together, None if there are neither."""
+    moved, held = _captures(captured), _authorizations(reserved)
+    if moved is None or held is None:
+        return moved or held
+    if moved["progress"] is Progress.FAILED and held["progress"] is Progress.AUTHORIZED:
+        # The capture was declined, and the reserved money is still there for another try.
+        return {**held, "decline": moved["decline"]}
+    return moved
+
+
+def _authorizations(authorizations: Sequence[Json]) -> dict[str, Any] | None:
+    statuses = [str(one.get("status")) for one in authorizations]
+    if not statuses:
+        return None
+    if "CREATED" in statuses:
+        return {"progress": Progress.AUTHORIZED}
+    if unsettled := [one for one in authorizations if str(one.get("status")) not in _RELEASED | {"DENIED"}]:
+        # Also a captured one whose capture is not readable yet, and every word that is new.
+        return {"progress": Progress.PROCESSING, "pending_reason": _pending_reason(unsettled[0])}
+    if "DENIED" in statuses:
+        decline = Decline(DeclineCode.REFUSED, recoverable=False, raw_code="AUTHORIZATION_DENIED")
+        return {"progress": Progress.FAILED, "decline": decline}
+    return {"progress": Progress.CANCELED}
+
+
+def _fee(captured: Sequence[Json]) -> Money | None:
+    """What PayPal kept of the captures, in the currency that it settles in; None as long as it does not say."""
+    moved = [_object(one.get("seller_receivable_breakdown")) for one in captured if str(one.get("status")) in _MOVED]
+    fees = [told.get("paypal_fee_in_receivable_currency") or told.get("paypal_fee") for told in moved]
+    try:
+        return _total(fees)
+    except Unreadable:
+        # The buyer has paid; a fee that can't be read must not keep the order from being paid.
+        return None
+
+
+def refund(data: Json, *, payment_id: str | None, request_id: str | None = None) -> RefundSnapshot:
+    """What a refund of Payments v2 says. Raises `Unreadable` if it lacks an id, a status or an amount.
+
+    `payment_id` is what the order's own `custom_id` says: PayPal repeats that one on a refund made at its dashboard.
+    """
+    status, ours = _text(data, "status"), data.get("custom_id")
+    reason = _object(data.get("status_details")).get("reason")
+    return RefundSnapshot(
+        ref=_text(data, "id"),
+        progress=refund_progress(status),
+        amount=money_from_wire(data.get("amount")),
+        refund_id=ours if isinstance(ours, str) and ours and ours != payment_id else None,
+        raw_status=status,
+        failure_reason=reason if isinstance(reason, str) else None,
+        request_id=request_id,
+    )
+
+
+def refund_progress(status: object) -> RefundProgress:
+    """The progress that a refund's status stands for; unknown words are PENDING."""
+    return _REFUND_PROGRESS.get(str(status), RefundProgress.PENDING)
+
+
+def hides_refunds(order: Json) -> bool:
+    """Whether a capture says that money went back, and the order lists no refund of it."""
+    gone = [one for one in captures(order) if str(one.get("status")) in _REFUNDED]
+    return bool(gone) and not payments(order, "refunds")
+
+
+def capture_progress(status: object) -> Progress:
+    """The progress that a capture's status alone stands for."""
+    if str(status) in _MOVED:
+        return Progress.CAPTURED
+    return Progress.FAILED if str(status) in _DECLINED else Progress.PROCESSING
+
+
+def authorization_progress(status: object) -> Progress:
+    """The progress that an authorization's status alone stands for."""
+    news = _authorizations([{"status": status}])
+    assert news is not None, "one authorization always says something"
+    progress: Progress = news["progress"]
+    return progress
+
+
+def _without_money(status: str) -> dict[str, Any]:
     if status in _AWAITING:
         return {"progress": Progress.AWAITING_BUYER}
     if status == "APPROVED":
@@ -182,23 +324,23 @@ def _without_captures(status: str) -> dict[str, Any]:
     return {"progress": Progress.PROCESSING, "pending_reason": f"order {status}"}
 
 
-def _captures(captures: Sequence[Json]) -> dict[str, Any] | None:
+def _captures(found: Sequence[Json]) -> dict[str, Any] | None:
     """The news that captures bring, None if there are none. Money that moved outranks what is pending or declined."""
-    if moved := [capture for capture in captures if capture.get("status") in _MOVED]:
+    if moved := [capture for capture in found if str(capture.get("status")) in _MOVED]:
         return {
             "progress": Progress.CAPTURED,
             "captured": _total([capture.get("amount") for capture in moved]),
             "capture_ref": _text(moved[0], "id"),
         }
-    if unsettled := [capture for capture in captures if capture.get("status") not in _DECLINED]:
+    if unsettled := [capture for capture in found if str(capture.get("status")) not in _DECLINED]:
         return {
             "progress": Progress.PROCESSING,
             "capture_ref": _text(unsettled[0], "id"),
             "pending_reason": _pending_reason(unsettled[0]),
         }
-    if captures:
+    if found:
         # An order takes one capture only, so a capture that PayPal ended as declined ends the order.
-        return {"progress": Progress.FAILED, "decline": _capture_decline(captures[-1])}
+        return {"progress": Progress.FAILED, "decline": _capture_decline(found[-1])}
     return None
 
 
@@ -225,7 +367,7 @@ def issue_decline(issue: str) -> Decline | None:
 def speaks_for_the_key(code: str) -> bool:
     """Whether a refusal tells what became of every request under its key, and not only of the last one."""
     issue = code.upper()
-    return issue_decline(issue) is not None or issue in LOOK_UP_ISSUES
+    return issue_decline(issue) is not None or issue in LOOK_UP_ISSUES | RELEASED_ISSUES
 
 
 def issues(body: Json) -> tuple[str, ...]:

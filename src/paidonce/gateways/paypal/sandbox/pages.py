@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from paidonce.gateways.base import HttpResponse
 
-_ASSETS = Path(__file__).parent / "sandbox_assets"
+_ASSETS = Path(__file__).parents[1] / "sandbox_assets"
 _FILES = {
     "/web-sdk/v6/core": ("core.js", "text/javascript; charset=utf-8"),
     "/checkoutnow/style.css": ("checkout.css", "text/css; charset=utf-8"),
