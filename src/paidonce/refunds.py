@@ -250,7 +250,7 @@ async def _send(core: Core, gateway: Gateway, claimed: _Claimed, *, trigger: str
 async def _look_up(core: Core, gateway: Gateway, claimed: _Claimed, *, trigger: str, certain: str) -> None:
     """Read all refunds of the payment; one that is not among them did not happen, for the reason `certain`."""
     settled = await fetch_and_settle(core, gateway, claimed.payment, trigger=trigger, details=True)
-    if settled is None:
+    if settled is None or not settled.all_refunds:
         await core.write(_give_back, claimed)
         return
     await core.write(_end_if_absent, core, claimed.refund.id, certain, trigger=trigger)

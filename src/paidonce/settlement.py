@@ -46,12 +46,14 @@ class Settled:
     """Where payment and order stand after the snapshot, and what it asks for.
 
     `overtaken` means that newer news was known, so that the snapshot changed nothing and asks for nothing.
+    `all_refunds` means that the reading listed every refund, so that one which is missing did not happen.
     """
 
     payment: Payment
     order: PayableOrder
     command: Command | None = None
     overtaken: bool = False
+    all_refunds: bool = False
 
 
 @dataclass(slots=True)
@@ -137,7 +139,8 @@ async def _bring_up_to_date(case: _Case, asked_at: Microseconds) -> Settled:
         )
         await _APPLY[case.snapshot.progress](case)
     await aftersales.apply(case, case.snapshot)
-    return Settled(case.payment, case.order, None if overtaken else _command(case), overtaken)
+    command = None if overtaken else _command(case)
+    return Settled(case.payment, case.order, command, overtaken, all_refunds=case.snapshot.refunds is not None)
 
 
 def _command(case: _Case) -> Command | None:

@@ -113,7 +113,7 @@ async def test_an_inquiry_blocks_refunds_and_moves_no_money(shop: Shop, gateway:
 
 
 async def test_an_automatic_refund_waits_for_an_open_dispute(shop: Shop) -> None:
-    """The goods were gone when the money came, and the buyer's bank took it before it went back: it must not go twice."""
+    """The goods were gone, and the buyer's bank took the money before it went back: it must not go twice."""
     gateway = "stripe"  # PayPal is captured only while the goods are there.
     order = await shop.order(("lamp", 3))
     started = await shop.start(order.id, gateway)

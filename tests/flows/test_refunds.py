@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import pytest
 
 from paidonce import refunds
 from paidonce.errors import Forbidden, InvalidRequest, NotFound, PaymentDisputed, RefundTooLarge
+from paidonce.gateways.base import HttpRequest, HttpResponse
 from support.shop import BUYER, STAFF, Shop
 
 GATEWAYS = ["stripe", "paypal"]
@@ -151,6 +153,28 @@ async def test_a_refund_that_never_arrived_and_whose_key_expired_is_given_up(sho
     assert "refund.failed" in await shop.events()
     assert await shop.refund_status(order.id) == "none"
     assert (await shop.refund(payment_id, 1000)).refund.state == "succeeded", "staff may ask again"
+    await shop.assert_journal_equals_gateways()
+
+
+async def test_a_list_of_refunds_that_lags_behind_proves_nothing(shop: Shop) -> None:
+    """The capture says that money went back, but the order does not list the refund yet: it is not given up."""
+    _, payment_id = await shop.paid("paypal")
+    shop.transport.lose_answers("POST", "/refund")
+    await shop.refund(payment_id, 1000)
+
+    def lagging(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        order = json.loads(response.body)
+        order["purchase_units"][0]["payments"].pop("refunds")
+        return HttpResponse(200, response.headers, json.dumps(order).encode())
+
+    shop.transport.heal()
+    shop.transport.faults.append(("GET", "/v2/checkout/orders/", lagging))
+    await shop.recover(after=shop.core.gateways["paypal"].refund_key_life_seconds + 1)
+    assert await shop.refund_states(payment_id) == [(1000, "recorded")]
+    shop.transport.heal()
+    await shop.recover(after=4000)
+    assert await shop.refund_states(payment_id) == [(1000, "succeeded")]
+    assert len(set(refund_calls(shop, "paypal"))) == 1
     await shop.assert_journal_equals_gateways()
 
 

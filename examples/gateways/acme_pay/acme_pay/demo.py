@@ -8,12 +8,16 @@ from urllib.parse import urlencode
 from paidonce.errors import GatewayRefused
 from paidonce.gateways.base import HttpRequest, Transport
 
-# What a person can try on the approval page, and what then happens.
-TRIES = (
-    ("Acme account", "the payment succeeds"),
-    ("Empty Acme account", "declined, insufficient funds; choose again on the same order"),
-    ("Cancel", "back on the pay page, with nothing lost"),
-)
+
+def tries(*, offline: bool) -> tuple[tuple[str, str], ...]:
+    """What to choose on the approval page, and what then happens. The real AcmePay offers what its account holds."""
+    if not offline:
+        return (("Any approval", "the payment succeeds, or the page says why not"),)
+    return (
+        ("Acme account", "the payment succeeds"),
+        ("Empty Acme account", "declined, insufficient funds; choose again on the same order"),
+        ("Cancel", "back on the pay page, with nothing lost"),
+    )
 
 
 async def act_as_buyer(

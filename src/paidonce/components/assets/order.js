@@ -5,9 +5,8 @@ import { request } from '/assets/paidonce.js';
 const box = document.querySelector('[data-under-way]');
 const note = box.querySelector('[data-note]');
 const PAUSES_MS = [1000, 2000, 3000, 5000, 8000, 12_000];
-// A bank that needs days is not asked every few seconds.
-const slow = 'slow' in box.dataset;
-const LONGEST_MS = slow ? 60_000 : 20_000;
+// A bank that needs days is not asked every few seconds for ever.
+const LONGEST_MS = 'slow' in box.dataset ? 60_000 : 20_000;
 
 let asked = 0;
 
@@ -18,7 +17,7 @@ async function ask() {
 
 async function poll() {
   for (;;) {
-    await new Promise((resolve) => setTimeout(resolve, (!slow && PAUSES_MS[asked]) || LONGEST_MS));
+    await new Promise((resolve) => setTimeout(resolve, PAUSES_MS[asked] ?? LONGEST_MS));
     asked += 1;
     try {
       if (await ask()) return location.reload();
