@@ -17,8 +17,8 @@ PACKAGE = ROOT / "src" / "paidonce"
 # Actions, settlement and what they stand on: plain coroutines over ports, which any driver can run.
 CORE = frozenset(
     {"advice.py", "aftersales.py", "captures.py", "capturing.py", "case.py", "checkout.py", "core.py", "declines.py"}
-    | {"errors.py", "explain.py", "inbox.py", "journal.py", "leases.py", "money.py", "outbox.py", "payments.py", "ports.py"}
-    | {"recovery.py", "refunds.py", "results.py", "schedule.py", "settlement.py", "states.py", "store.py"}
+    | {"errors.py", "explain.py", "inbox.py", "journal.py", "leases.py", "money.py", "outbox.py", "payments.py"}
+    | {"ports.py", "recovery.py", "refunds.py", "results.py", "schedule.py", "settlement.py", "states.py", "store.py"}
     | {"timeline.py"}
 )
 GATEWAY_NAMES = re.compile(r"stripe|paypal", re.IGNORECASE)

@@ -162,8 +162,9 @@ async def _lock_rows(
     found = await payments.find_by_ref(tx, snapshot.gateway, snapshot.ref)
     if found is None and snapshot.payment_id is not None:
         # News can overtake the answer to our create call; then the gateway repeats our id before we know its own.
+        # Another caller of the same create may write it down between our two looks.
         found = await payments.find(tx, snapshot.payment_id)
-        if found is not None and (found.gateway != snapshot.gateway or found.gateway_ref is not None):
+        if found is not None and (found.gateway != snapshot.gateway or found.gateway_ref not in (None, snapshot.ref)):
             found = None
     if found is None:
         raise NotFound("No payment of this shop belongs to the gateway's object.")
@@ -281,8 +282,8 @@ async def _apply_awaiting_buyer(case: _Case) -> None:
 def _decline_columns(case: _Case) -> dict[str, object]:
     """The newest decline. A gateway that captures at our call tells it only in that call's answer, so it is kept."""
     decline = case.snapshot.decline
-    told_once = not case.payment.captures_in_browser and case.payment.status is PaymentStatus.AWAITING_BUYER
-    if decline is None and told_once:
+    if not case.payment.captures_in_browser and not _is_capture(case):
+        # A reading that repeats an old decline must not stop the capture of a new approval either.
         return {}
     return {
         "decline_code": None if decline is None else decline.code,

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from paidonce.core import Actor
 from paidonce.errors import InvalidRequest, SoldOut
 from paidonce.gateways.base import HttpRequest, HttpResponse, Progress, Snapshot
 from paidonce.money import Money
@@ -17,7 +18,7 @@ from paidonce.ports import Transaction
 from paidonce.settlement import settle
 from paidonce.states import OrderStatus
 from support.books import captures_at_gateways
-from support.shop import Actor, Shop
+from support.shop import Shop
 
 GATEWAYS = ["stripe", "paypal"]
 

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,7 +97,7 @@ class Buyer:
 
     async def _is_at_both_at_once(self, here: Client, there: Client) -> None:
         first, second = await asyncio.gather(self.start(here), self.start(there))
-        assert first["payment"]["id"] == second["payment"]["id"], "two attempts for one gateway"
+        assert first["id"] == second["id"], "two attempts for one gateway"
         await self.agree(first)
         await asyncio.gather(*(self.come_back(client) for client in (here, there, here, there)))
 
@@ -139,10 +139,9 @@ class Buyer:
         return answer.json
 
     async def agree(self, started: Any, *, decline: bool = False) -> None:
-        payment, client = started["payment"], started["client"]
         # Where two gateways were asked, one of them may have been called off by now.
         with suppress(GatewayRefused):
-            await self.place.gateways.agree(payment["gateway"], client, decline=decline)
+            await self.place.gateways.agree(started["gateway"], started["client"], decline=decline)
             self.agreed |= not decline
 
     async def complete(self, client: Client) -> Any:
@@ -160,3 +159,224 @@ class Buyer:
         while (await self.complete(client))["status"] != "paid":
             assert time.monotonic() < deadline, "a buyer never saw the order paid"
             await asyncio.sleep(0.1)
+
+
+# ── The place ──────────
+
+
+@pytest.fixture
+def hatchery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with nursery(tmp_path_factory.mktemp("many")) as started:
+        yield started
+
+
+@pytest.fixture
+def twins(hatchery: Nursery) -> Iterator[tuple[Gateways, list[int]]]:
+    ports = [free_port(), free_port()]
+    with gateways(hatchery.clock, f"http://127.0.0.1:{ports[0]}", deliver=True) as opened:
+        opened.app.dials.add(Rule(Fault.WEBHOOK_DUPLICATE, copies=3))
+        yield opened, ports
+
+
+@pytest.fixture
+async def place(hatchery: Nursery, twins: tuple[Gateways, list[int]], postgresql_url: str) -> AsyncIterator[Place]:
+    opened, ports = twins
+    db = await paidonce.db.connect(postgresql_url)
+    try:
+        async with receiving() as receiver:
+            books = open_shop(db, clock=hatchery.clock, twins=opened.app.cores)
+            await db.transaction(stock_up, books.store, hatchery.clock.now())
+            more = {"PAIDONCE_WORKER": "0", "PAIDONCE_EVENT_URLS": receiver.url, "PAIDONCE_EVENT_SECRET": SECRET}
+            environments = [shop_environment(postgresql_url, port, opened, **more) for port in ports]
+            processes = [
+                *(hatchery.serve(settings, port) for settings, port in zip(environments, ports, strict=True)),
+                *(hatchery.work(settings) for settings in environments),
+            ]
+            urls = [settings["PAIDONCE_PUBLIC_URL"] for settings in environments]
+            made = Place(hatchery, opened, receiver, books, urls, processes)
+            for number in range(ACCOUNTS):
+                await sign_in(made, f"buyer-{number}@example.com", "buyer")
+            await sign_in(made, "staff@example.com", "staff")
+            yield made
+            for process in processes:
+                hatchery.kill(process)
+    finally:
+        await db.close()
+
+
+async def sign_in(place: Place, email: str, role: Role) -> None:
+    """An account with a session that is valid at both addresses."""
+    core, now = place.books.core, place.books.core.clock.now()
+    passwords, ids = Passwords(), core.ids
+    user = await accounts.add_user(
+        core.db, passwords, ids, email=email, name="Some One", password="a-long-password", now=now, role=role
+    )
+    token = await accounts.open_session(core.db, user, replaces=None, now=now, life_seconds=7 * 24 * 3600)
+    place.sessions[email] = token
+
+
+# ── The test ──────────
+
+
+async def test_two_web_processes_and_two_workers_share_one_database(place: Place) -> None:
+    """No double effects, no lost rows."""
+    chance = random.Random(SEED)
+    buyers = [Buyer(number, place, chance.choice(GATEWAYS), WAYS[number % len(WAYS)]) for number in range(BUYERS)]
+    async with time_flies(place):
+        await asyncio.gather(*(buyer.shops() for buyer in buyers))
+    await quiet(place, {buyer.order_id for buyer in buyers if buyer.agreed})
+    await assert_everyone_paid_once(place, buyers)
+    refunds = await refund_at_both(place, [buyer for buyer in buyers if buyer.agreed])
+    await quiet(place, {buyer.order_id for buyer in buyers if buyer.agreed})
+    await assert_refunded_once(place, refunds)
+    await assert_nothing_is_left(place)
+    assert [place.nursery.ended(process) for process in place.processes] == [None] * 4, place.nursery.logs()
+    assert "Traceback" not in place.nursery.logs(), place.nursery.logs()
+
+
+@asynccontextmanager
+async def time_flies(place: Place) -> AsyncIterator[None]:
+    """Half a minute passes every few tenths of a second, though less in all than goods are held for."""
+
+    async def fly() -> None:
+        for _ in range(30):
+            await asyncio.sleep(0.3)
+            place.nursery.clock.pass_seconds(30)
+
+    flying = asyncio.create_task(fly())
+    try:
+        yield
+    finally:
+        flying.cancel()
+        with suppress(asyncio.CancelledError):
+            await flying
+
+
+_OPEN = (
+    "SELECT id FROM inbox WHERE state IN ('recorded', 'parked')",
+    "SELECT id FROM operations WHERE state = 'recorded'",
+    "SELECT id FROM refunds WHERE state NOT IN ('succeeded', 'failed')",
+    "SELECT id FROM deliveries WHERE state = 'waiting'",
+    "SELECT o.id FROM outbox o WHERE NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.seq = o.seq)",
+)
+
+
+async def quiet(place: Place, agreed: set[str]) -> None:
+    """Wait until what buyers agreed to is paid and no row waits for anybody, while minutes go by."""
+    deadline = time.monotonic() + QUIET_SECONDS
+    while left := await open_rows(place, agreed):
+        assert time.monotonic() < deadline, f"{left}\n{place.nursery.logs()}"
+        place.nursery.clock.pass_seconds(60)
+        await asyncio.sleep(0.5)
+
+
+async def open_rows(place: Place, agreed: set[str]) -> list[str]:
+    left = [f"{sql}: {len(rows)}" for sql in _OPEN if (rows := await place.books.rows(sql))]
+    unpaid = {row["id"] for row in await place.books.rows("SELECT id FROM orders WHERE status <> 'paid'")}
+    left += [f"unpaid: {order_id}" for order_id in agreed & unpaid]
+    if len(place.gateways.app.queue):
+        left.append("webhooks are on their way")
+    return left
+
+
+async def assert_everyone_paid_once(place: Place, buyers: list[Buyer]) -> None:
+    books = place.books
+    assert await books.count("orders") == BUYERS
+    captures = Counter(entry.payment_id for entry in gateway_books(place) if entry.kind == "capture")
+    for buyer in buyers:
+        rows = await books.rows("SELECT id FROM payments WHERE order_id = :id", id=buyer.order_id)
+        moved = sum(captures[row["id"]] for row in rows)
+        if buyer.agreed:
+            order = await books.core.db.read(books.store.get_order, buyer.order_id)
+            assert order is not None
+            await books.assert_paid_once(order)
+        else:
+            assert buyer.way in ("leaves", "wants one of the last")
+            assert await books.order_status(buyer.order_id) != "paid"
+        assert moved == buyer.agreed, buyer
+    wanted = [buyer for buyer in buyers if buyer.way == "wants one of the last"]
+    assert sum(buyer.agreed for buyer in wanted) == LAMPS, "the last ones are sold, and no more than there are"
+    assert sum(buyer.sold_out for buyer in wanted) == len(wanted) - LAMPS
+    sold = Counter("lamp" if buyer in wanted else "pen" for buyer in buyers if buyer.agreed)
+    assert ((await books.stock("pen"))[0], (await books.stock("lamp"))[0]) == (PENS - sold["pen"], 0)
+    await books.assert_journal_equals_gateways()
+
+
+def gateway_books(place: Place) -> list[Any]:
+    return [entry for twin in place.gateways.app.cores.values() for entry in twin.books()]
+
+
+# ── Refunds ──────────
+
+
+@dataclass
+class Refunded:
+    """What two members of staff asked for at the same moment, and what may come of it."""
+
+    payment_id: str
+    minor: int
+    succeeded: list[int]
+    refused: int
+    answers: list[Answer] = field(default_factory=list)
+
+
+async def refund_at_both(place: Place, paid: list[Buyer]) -> list[Refunded]:
+    """The same refund with one key, two full ones, and two parts, each at both addresses at once."""
+    refunds = []
+    async with place.clients("staff@example.com") as both:
+        for number, buyer in enumerate(paid[:12]):
+            payment = (
+                await place.books.rows(
+                    "SELECT id, captured_minor FROM payments WHERE order_id = :id AND status = 'captured'",
+                    id=buyer.order_id,
+                )
+            )[0]
+            asked, one = _wish(number % 3, payment["id"], payment["captured_minor"])
+            refunds.append(one)
+            path = f"/api/payments/{one.payment_id}/refunds"
+            one.answers += await asyncio.gather(*(client.post(path, **asked) for client in both))
+    return refunds
+
+
+def _wish(kind: int, payment_id: str, minor: int) -> tuple[dict[str, Any], Refunded]:
+    if kind == 0:
+        asked = {"body": {"amount": 100}, "headers": {"idempotency-key": "the-same-refund"}}
+        return asked, Refunded(payment_id, minor, [100], 0)
+    if kind == 1:
+        return {"body": {}}, Refunded(payment_id, minor, [minor], 1)
+    return {"body": {"amount": 60}}, Refunded(payment_id, minor, [60, 60], 0)
+
+
+async def assert_refunded_once(place: Place, refunds: list[Refunded]) -> None:
+    assert len(refunds) == 12
+    theirs = Counter[str | None]()
+    for entry in gateway_books(place):
+        theirs[entry.payment_id] += -entry.minor if entry.kind == "refund" else 0
+    for one in refunds:
+        statuses = [answer.status for answer in one.answers]
+        assert sum(status in (200, 201, 202) for status in statuses) == 2 - one.refused, [a.text for a in one.answers]
+        assert statuses.count(409) == one.refused
+        states = await place.books.refund_states(one.payment_id)
+        assert states == [(minor, "succeeded") for minor in one.succeeded]
+        assert theirs[one.payment_id] == sum(one.succeeded)
+    assert await place.books.count("refunds") == sum(len(one.succeeded) for one in refunds)
+    await place.books.assert_journal_equals_gateways()
+
+
+async def assert_nothing_is_left(place: Place) -> None:
+    """Every event was told, every key had one body, and nobody had to be alarmed."""
+    books = place.books
+    told = {one.id for one in place.receiver.received}
+    assert told == {row["id"] for row in await books.rows("SELECT id FROM outbox")}
+    assert [event for event in await books.events() if event.startswith("alarm.")] == []
+    assert (await books.events()).count("order.paid") == len(
+        await books.rows("SELECT id FROM orders WHERE status = 'paid'")
+    )
+    # Voids move no money and carry no key of ours.
+    posts = [post for post in place.gateways.recorder.posts if not post.path.endswith(("/cancel", "/void"))]
+    bodies = {(post.key, post.path, post.body) for post in posts}
+    keys = {key for key, _, _ in bodies}
+    assert len(bodies) == len(keys), "a key went out with two bodies"
+    assert keys <= {row["idempotency_key"] for row in await books.rows("SELECT idempotency_key FROM operations")}
+    assert place.gateways.app.dials.struck[Fault.WEBHOOK_DUPLICATE] >= BUYERS // 2
+    await books.assert_books_balance()

@@ -173,12 +173,7 @@ class Shop:
 
     def webhooks(self) -> list[HttpRequest]:
         """The signed webhooks that came up since the last call, of both gateways."""
-        return [
-            one
-            for twin in self.twins.values()
-           
-            for one in twin.take_webhooks(now=self.clock.now())
-        ]
+        return [one for twin in self.twins.values() for one in twin.take_webhooks(now=self.clock.now())]
 
     async def receive(self, webhook: HttpRequest) -> str:
         """What the shop's endpoint does with one; its outcome."""

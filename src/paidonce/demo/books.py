@@ -89,15 +89,15 @@ def _journal(books: Books) -> Iterator[str]:
 
 
 def _paid_orders(books: Books) -> Iterator[str]:
-    """An order is paid exactly if one capture was booked as its sale, over its total."""
+    """An order is paid exactly if one capture was booked as its sale, over what is due; refunds take nothing of that."""
     sales: dict[str, list[Money]] = defaultdict(list)
     entries = {entry["id"]: entry for entry in books.entries}
     for posting in books.postings:
-        if posting["account"] == "sales":
-            entry = entries[posting["entry_id"]]
+        entry = entries[posting["entry_id"]]
+        if posting["account"] == "sales" and entry["kind"] == "capture":
             sales[entry["order_id"]].append(Money(-posting["amount_minor"], posting["currency"]))
     for order in books.orders:
-        total = Money(order["total_minor"], order["currency"])
+        total = Money(order["due_minor"], order["currency"])
         expected = [total] if order["status"] == "paid" and total.minor else []
         if sales[order["id"]] != expected:
             booked = ", ".join(map(str, sales[order["id"]])) or "none"
@@ -112,11 +112,11 @@ def _captured_payments(books: Books) -> Iterator[str]:
         if posting["amount_minor"] > 0
     }
     booked: dict[str, list[tuple[str, Money | None]]] = defaultdict(list)
-    for entry in books.entries:
+    for entry in (one for one in books.entries if one["kind"] == "capture"):
         booked[entry["payment_id"]].append((entry["gateway_object"], debits.get(entry["id"])))
     for payment in books.payments:
         captured = Money(payment["captured_minor"], payment["currency"])
-        expected = [(payment["capture_ref"], captured)] if payment["status"] == "captured" else []
+        expected = [(payment["capture_ref"], captured)] if payment["capture_ref"] is not None else []
         if booked[payment["id"]] != expected:
             count = len(booked[payment["id"]])
             state = f"{payment['status']} over {captured}"

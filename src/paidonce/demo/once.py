@@ -5,6 +5,7 @@ Everything goes over real HTTP: to the shop as a browser would, and to the gatew
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -18,6 +19,8 @@ from paidonce.gateways.base import Provider, Transport
 
 ActAsBuyer = Callable[..., Awaitable[str | None]]
 _TIMEOUT_SECONDS = 60
+_LOOKS = 40
+_PAUSE_SECONDS = 0.25
 
 
 class WentWrong(Exception):
@@ -142,7 +145,7 @@ async def _pay(visit: _Visit, provider: Provider, act: ActAsBuyer, *, decline_fi
         visit.outcome.links.append((provider.name, link))
         visit.outcome.steps.append(f"{attempt} waits for a person's approval")
         return
-    result = await visit.call("POST", f"/api/payments/{started['id']}/complete")
+    result = await _complete(visit, started)
     if (result["status"], result["order_status"]) != ("captured", "paid"):
         raise WentWrong(f"{attempt}: the payment is {result['status']}, the order {result['order_status']}")
     visit.outcome.steps.append(f"{attempt} is paid")
@@ -150,10 +153,20 @@ async def _pay(visit: _Visit, provider: Provider, act: ActAsBuyer, *, decline_fi
 
 async def _be_declined(visit: _Visit, attempt: _Attempt, started: Any) -> None:
     await _act(visit, attempt, started, decline=True)
-    result = await visit.call("POST", f"/api/payments/{started['id']}/complete")
+    result = await _complete(visit, started)
     if not result["recoverable"] or result["order_status"] == "paid":
         raise WentWrong(f"{attempt}: a decline was answered by {result['status']}, order {result['order_status']}")
     visit.outcome.steps.append(f"{attempt} was declined: {result['message']}")
+
+
+async def _complete(visit: _Visit, started: Any) -> Any:
+    """What became of the payment; asked again while a webhook, say, is just capturing it."""
+    for _ in range(_LOOKS):
+        result = await visit.call("POST", f"/api/payments/{started['id']}/complete")
+        if result["status"] != "processing":
+            break
+        await asyncio.sleep(_PAUSE_SECONDS)
+    return result
 
 
 async def _start(visit: _Visit, attempt: _Attempt) -> Any:

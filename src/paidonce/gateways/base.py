@@ -122,7 +122,9 @@ class Snapshot:
     raw_status: str  # The gateway's own word, for the history.
     captured: Money | None = None  # What has moved, once CAPTURED.
     capture_ref: str | None = None  # The gateway's id of the capture or charge: the journal's unique object.
-    decline: Decline | None = None  # The last attempt's decline, if that is the newest news.
+    # The last attempt's decline, if that is the newest news. Where `captures_in_browser` is False, only the answers of
+    # `authorize` and `capture` tell one; a reading that repeats it is not heeded.
+    decline: Decline | None = None
     pending_reason: str | None = None
     request_id: str | None = None
     # The buyer is in the middle of it (3-D Secure, say), so the goods stay held a while longer.

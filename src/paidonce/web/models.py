@@ -161,12 +161,11 @@ class LineOut(BaseModel):
 
 
 class RefundSummary(BaseModel):
-    """A refund as the buyer sees it; `amount` counts minor units of the order's currency."""
+    """A refund as the buyer sees it, without staff's reason; `amount` counts minor units of the order's currency."""
 
     id: str
     amount: int
     state: str
-    reason: str | None
 
 
 class PaymentSummary(BaseModel):
@@ -191,10 +190,7 @@ class PaymentSummary(BaseModel):
             refund_status=payment.refund_status,
             pending_reason=payment.pending_reason,
             disputed=attempt.disputed,
-            refunds=[
-                RefundSummary(id=one.id, amount=one.amount.minor, state=one.state, reason=one.reason)
-                for one in attempt.refunds
-            ],
+            refunds=[RefundSummary(id=one.id, amount=one.amount.minor, state=one.state) for one in attempt.refunds],
         )
 
 

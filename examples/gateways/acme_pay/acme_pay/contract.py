@@ -36,6 +36,8 @@ amounts = (Money(1999, "EUR"), Money(1, "USD"), Money(500, "JPY"), Money(123400,
 refused_amounts = (Money(123450, "HUF"), Money(1000, "KWD"), Money(10_000_000_000, "EUR"))
 contradictions = (
     {"ACME_PAY_KEY": "acme_live_canary"},
+    # The twin's webhook secret, which everybody knows, with a live key.
+    {"ACME_PAY_KEY": "acme_live_canary", "ACME_PAY_API_BASE": ""},
     {"ACME_PAY_API_BASE": "http://acme-pay.example"},
     {"ACME_PAY_API_BASE": "https://user:canary@acme-pay.example"},
     {"ACME_PAY_WEBHOOK_SECRET": ""},

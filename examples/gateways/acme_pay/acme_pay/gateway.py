@@ -157,7 +157,13 @@ class AcmePayGateway:
         except GatewayRefused as refusal:
             if refusal.code not in _TOLD_BY_THE_CHARGE:
                 raise
-        return await self.fetch(ref)
+            declined = refusal.code == "declined"
+        answer = await self._call("GET", _path(ref))
+        snapshot = _snapshot(answer)
+        if declined and snapshot.progress is Progress.AWAITING_BUYER:
+            # Told here and by no reading, although the charge keeps it: by then the buyer may be at another attempt.
+            return replace(snapshot, decline=_readable(answer, wire.decline))
+        return snapshot
 
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, key: str | None = None

@@ -111,7 +111,6 @@ def snapshot(charge: Json, *, request_id: str | None) -> Snapshot:
         raw_status=status,
         captured=_money(charge, "captured_amount") if moved else None,
         capture_ref=text(charge, "capture_id") if moved else None,
-        decline=_decline(charge) if progress is Progress.AWAITING_BUYER else None,
         pending_reason=status if progress is Progress.PROCESSING else None,
         request_id=request_id,
         # AcmePay settles in the charge's own currency.
@@ -146,17 +145,17 @@ def refunds(body: Json, charge_id: str) -> tuple[RefundSnapshot, ...]:
     return tuple(refund(one, charge_id) for one in found)
 
 
-def approve_url(charge: Json) -> str:
-    """Where the buyer approves. Raises `Unreadable`."""
-    return text(charge, "approve_url")
-
-
-def _decline(charge: Json) -> Decline | None:
-    """AcmePay keeps the last decline on the charge, which goes back to the buyer."""
+def decline(charge: Json) -> Decline | None:
+    """Why the last attempt failed. AcmePay keeps that on the charge, which goes back to the buyer."""
     raw = text_or_none(charge, "decline_code")
     if raw is None:
         return None
     return Decline(_DECLINES.get(raw, DeclineCode.CARD_DECLINED), recoverable=True, raw_code=raw)
+
+
+def approve_url(charge: Json) -> str:
+    """Where the buyer approves. Raises `Unreadable`."""
+    return text(charge, "approve_url")
 
 
 def money(count: int, currency: str) -> Money:
