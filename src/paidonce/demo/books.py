@@ -38,7 +38,7 @@ async def read_books(tx: Transaction) -> Books:
         stock=await tx.fetch_all("SELECT s.*, p.name FROM stock s JOIN products p ON p.sku = s.sku ORDER BY s.sku"),
         movements=await tx.fetch_all("SELECT * FROM stock_movements ORDER BY seq"),
         holds=await tx.fetch_all("SELECT * FROM holds ORDER BY order_id, sku"),
-        entries=await tx.fetch_all("SELECT * FROM journal_entries ORDER BY created_at, id"),
+        entries=await tx.fetch_all("SELECT * FROM journal_entries ORDER BY created_at, gateway_object, kind"),
         postings=await tx.fetch_all("SELECT * FROM journal_postings ORDER BY entry_id, amount_minor DESC"),
     )
 
@@ -89,7 +89,7 @@ def _journal(books: Books) -> Iterator[str]:
 
 
 def _paid_orders(books: Books) -> Iterator[str]:
-    """An order is paid exactly if one capture was booked as its sale, over what is due; refunds take nothing of that."""
+    """An order is paid exactly if one capture was booked as its sale, over what is due."""
     sales: dict[str, list[Money]] = defaultdict(list)
     entries = {entry["id"]: entry for entry in books.entries}
     for posting in books.postings:

@@ -83,10 +83,11 @@ def _payments(books: Books) -> Table:
 
 
 def _stock(books: Books) -> Table:
-    table = _table("Stock", "sku", "product", "at first", "adjusted", "sold", "on hand", "held")
+    table = _table("Stock", "sku", "product", "at first", "adjusted", "sold", "back", "on hand", "held")
     for row in books.stock:
-        moved = {kind: _moved(books, row["sku"], kind) for kind in ("initial", "adjustment", "sale")}
-        figures = (moved["initial"], moved["adjustment"], -moved["sale"], row["on_hand"], row["held"])
+        moved = {kind: _moved(books, row["sku"], kind) for kind in ("initial", "adjustment", "sale", "restock")}
+        changes = (moved["initial"], moved["adjustment"], -moved["sale"], moved["restock"])
+        figures = (*changes, row["on_hand"], row["held"])
         table.add_row(escape(row["sku"]), escape(row["name"]), *map(str, figures))
     return table
 
