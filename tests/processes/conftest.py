@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -39,14 +40,14 @@ def new_postgresql(postgres_server: str, postgres_template: str) -> Iterator[New
 
     def make() -> str:
         names.append(f"paidonce_test_{uuid4().hex}")
-        run_apart(lambda: _execute(postgres_server, f"CREATE DATABASE {names[-1]} TEMPLATE {postgres_template}"))
+        run_apart(partial(_execute, postgres_server, f"CREATE DATABASE {names[-1]} TEMPLATE {postgres_template}"))
         base, mark, options = postgres_server.partition("?")
         parts = urlsplit(base)
         return f"{parts.scheme}://{parts.netloc}/{names[-1]}{mark}{options}"
 
     yield make
     for name in names:
-        run_apart(lambda name=name: _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
+        run_apart(partial(_execute, postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 async def _execute(url: str, statement: str) -> None:

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -114,11 +115,11 @@ class Run:
 
     async def play(self) -> None:
         crowd = plans()
-        await in_groups([lambda plan=plan: self.shopping(plan) for plan in crowd])
+        await in_groups([partial(self.shopping, plan) for plan in crowd])
         await self.pass_time(70, 70, 3600)
         for plan in crowd:
             await self.bank_decides(plan)
-        await in_groups([lambda plan=plan: self.sequel(plan) for plan in crowd])
+        await in_groups([partial(self.sequel, plan) for plan in crowd])
         await self.pass_time(70, 3600, *[25 * 3600] * 2)
         for plan in crowd:
             self.dispute_ends(plan)

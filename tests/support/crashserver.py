@@ -2,7 +2,8 @@
 
 It is a nursery: everything is imported once, and each server is a fork of it, so that a test can afford dozens. A
 server is the leader of a process group of its own, with a companion that holds the port as well; so the port is free
-again only if the whole group is gone. When standard input ends, however that came about, all of them are killed.
+again only if the whole group is gone. When standard input or the nursery itself ends, however that came about, all of
+them end.
 
 A line is JSON: `{"start": {…}}` answers with the process's id, `{"wait": id, "seconds": …}` with its exit status or
 null while it lives, `{"kill": id}` kills its group and answers with the exit status.
@@ -140,7 +141,7 @@ async def _work(order: dict[str, Any]) -> None:
     await Worker(core, settings.endpoints(), transport, idle_seconds=0.2).run()
 
 
-def _live(order: dict[str, Any], listener: socket.socket | None) -> NoReturn:
+def _live(order: dict[str, Any], listener: socket.socket | None, nursery_lives: int) -> NoReturn:
     """A forked process's whole life."""
     status = 1
     try:
@@ -150,10 +151,10 @@ def _live(order: dict[str, Any], listener: socket.socket | None) -> NoReturn:
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
         configure_logging(level="warning")
+        _accompany(nursery_lives)
         if listener is None:
             asyncio.run(_work(order))
         else:
-            _accompany()
             asyncio.run(_serve(order, listener))
         status = 0
     finally:
@@ -164,11 +165,14 @@ def _live(order: dict[str, Any], listener: socket.socket | None) -> NoReturn:
         os._exit(status)
 
 
-def _accompany() -> None:
-    """A second process in the group, which has the listening socket and does nothing."""
+def _accompany(nursery_lives: int) -> None:
+    """A second process in the group, which has the listening socket, and ends the group when the nursery is gone.
+
+    Nothing is ever written to the pipe `nursery_lives`; it ends with the process that holds its other end.
+    """
     if os.fork() == 0:
-        while True:
-            signal.pause()
+        os.read(nursery_lives, 1)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 # ── The nursery ──────────
@@ -181,6 +185,7 @@ class Nursery:
         self._living: set[int] = set()
         self._ended: dict[int, int] = {}
         self._warm = False
+        self._lives, self._holds = os.pipe()
 
     def answer(self, line: dict[str, Any]) -> int | None:
         if "start" in line:
@@ -200,7 +205,8 @@ class Nursery:
         listener = None if port is None else serving.bind(serving.LOOPBACK, port, fix="The test chose it.")
         pid = os.fork()
         if pid == 0:
-            _live(order, listener)
+            os.close(self._holds)
+            _live(order, listener, self._lives)
         self._living.add(pid)
         if listener is not None:
             listener.close()
