@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from paidonce.aftersales import Dispute, Refund
+from paidonce.captures import is_releasable
 from paidonce.gateways.base import CaptureMethod
 from paidonce.money import Money
 from paidonce.payments import Operation, Payment
@@ -62,9 +63,8 @@ class PaymentFacts:
     @property
     def can_void(self) -> bool:
         """Whether staff may release or end it now."""
-        empty_handed = self.payment.status is _S.HELD and self.payment.capture_ref is None
-        endable = self.payment.status in (_S.AUTHORIZED, _S.AWAITING_BUYER) or empty_handed
-        return endable and self.taking is None and not self.voiding and self.has_gateway
+        unanswered = () if self.taking is None else (self.taking,)
+        return is_releasable(self.payment, unanswered) and not self.voiding and self.has_gateway
 
     @property
     def last_refund_failed(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paidonce import journal, payments
-from paidonce.case import Case, intend
+from paidonce.case import Case, intend, reopen_order
 from paidonce.gateways.base import DisputeProgress, DisputeSnapshot, RefundProgress, RefundSnapshot, Snapshot
 from paidonce.journal import Account, Kind
 from paidonce.money import Money
@@ -148,6 +148,8 @@ async def unfinished(tx: Transaction, payment: Payment) -> Unfinished:
     """Whether a void, refund or dispute behind the payment is still open, so that recovery has to look again."""
     if await payments.recorded(tx, payment.id, "void"):
         return Unfinished.OURS
+    if payment.status in (PaymentStatus.FAILED, PaymentStatus.CANCELED) and await payments.takings(tx, payment.id):
+        return Unfinished.DOUBT
     states = {refund.state for refund in await refunds_of(tx, payment.id)}
     if await is_disputed(tx, payment.id):
         # What is still to be refunded waits for the dispute.
@@ -261,6 +263,9 @@ async def apply(case: Case, snapshot: Snapshot) -> None:
 
 async def apply_refund(case: Case, told: RefundSnapshot) -> None:
     """One refund as the gateway tells it: ours by its id, or one made at the gateway's dashboard."""
+    if told.amount.minor <= 0:
+        # Nothing moved, so there is nothing to book.
+        return
     refund = await _known_refund(case, told) or await _adopt(case, told)
     state = _STATE[told.progress]
     if told.amount != refund.amount:
@@ -379,7 +384,8 @@ async def fail_refund(case: Case, refund: Refund, reason: str) -> None:
 async def _drop_refunds_without_room(case: Case) -> None:
     """End recorded refunds that the gateway will refuse, since others were made there and nothing is left for them."""
     refunds = await refunds_of(case.tx, case.payment.id)
-    left = case.payment.captured_minor
+    lost = sum(one.amount.minor for one in await disputes_of(case.tx, case.payment.id) if one.state == "lost")
+    left = case.payment.captured_minor - lost
     left -= sum(refund.amount.minor for refund in refunds if refund.state in ("pending", "succeeded"))
     for refund in refunds:
         if refund.state != "recorded":
@@ -401,6 +407,7 @@ async def _sum_up(case: Case) -> None:
     if changed.status is PaymentStatus.HELD and status is RefundStatus.FULL:
         # All of it went back, so the order may be paid anew.
         changed = replace(changed, capture_right=None)
+        await reopen_order(case)
     await _reschedule(case, changed)
     if case.payment.status is PaymentStatus.CAPTURED and not case.payment.owed_to_buyer:
         await case.core.store.mark_refunded(case.tx, case.order, status, now=case.now)
@@ -445,7 +452,11 @@ async def _book_end(case: Case, told: DisputeSnapshot) -> None:
     if lost.minor:
         await case.book(Kind.DISPUTE_LOST, told.ref, lost, debit=Account.DISPUTE_LOSSES, credit=Account.DISPUTED)
     back = withdrawn - lost
-    if back.minor:
+    if back.minor < 0:
+        # More was lost than had been withdrawn before: the rest went at the end.
+        rest = Money(-back.minor, back.currency)
+        await case.book(Kind.DISPUTE_REST, told.ref, rest, debit=Account.DISPUTED, credit=case.balance)
+    if back.minor > 0:
         await case.book(Kind.DISPUTE_WON, told.ref, back, debit=case.balance, credit=Account.DISPUTED)
 
 

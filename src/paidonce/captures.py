@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from paidonce import capturing, payments
@@ -9,7 +10,9 @@ from paidonce.capturing import Handover, close
 from paidonce.case import intend_void
 from paidonce.core import Actor, Core
 from paidonce.errors import InvalidRequest, NotAuthorized, NotFound
-from paidonce.money import Money
+from paidonce.gateways.base import Gateway
+from paidonce.money import Money, MoneyError
+from paidonce.payments import Operation, Payment
 from paidonce.ports import Transaction
 from paidonce.results import Result, Standing, result
 from paidonce.states import PaymentStatus
@@ -25,7 +28,8 @@ async def capture(core: Core, payment_id: str, actor: Actor, *, amount_minor: in
     actor.require_staff()
     standing = await core.db.read(_known, core, payment_id)
     payment = standing.payment
-    amount = _amount(payment.amount, amount_minor)
+    gateway = core.gateway(payment.gateway)
+    amount = _amount(gateway, payment.amount, amount_minor)
     if payment.status is PaymentStatus.CAPTURED and payment.captured == amount:
         return result(payment, standing.order)
     if standing.taking is None and payment.status is not PaymentStatus.AUTHORIZED:
@@ -36,15 +40,20 @@ async def capture(core: Core, payment_id: str, actor: Actor, *, amount_minor: in
         )
     if standing.unknown:
         return result(payment, standing.order, unknown=True)
-    return await capturing.take(core, core.gateway(payment.gateway), payment, "capture", trigger="staff", amount=amount)
+    return await capturing.take(core, gateway, payment, "capture", trigger="staff", amount=amount, actor=actor.user_id)
 
 
-def _amount(authorized: Money, amount_minor: int | None) -> Money:
+def _amount(gateway: Gateway, authorized: Money, amount_minor: int | None) -> Money:
     if amount_minor is None:
         return authorized
     if type(amount_minor) is not int or not 1 <= amount_minor <= authorized.minor:
         raise InvalidRequest(f"amount: choose a whole number of minor units from 1 to {authorized.minor}.")
-    return Money(amount_minor, authorized.currency)
+    amount = Money(amount_minor, authorized.currency)
+    try:
+        gateway.check_amount(amount)
+    except MoneyError as error:
+        raise InvalidRequest(f"amount: {error}.") from error
+    return amount
 
 
 async def release(core: Core, payment_id: str, actor: Actor) -> Result:
@@ -55,7 +64,7 @@ async def release(core: Core, payment_id: str, actor: Actor) -> Result:
     """
     actor.require_staff()
     await core.db.read(_known, core, payment_id)
-    step = await core.write(_record_release, core, payment_id)
+    step = await core.write(_record_release, core, payment_id, actor)
     if isinstance(step, Standing):
         return result(step.payment, step.order)
     settled = await capturing.void(core, step.holder, trigger="staff")
@@ -64,25 +73,38 @@ async def release(core: Core, payment_id: str, actor: Actor) -> Result:
     return result(settled.payment, settled.order)
 
 
-async def _record_release(tx: Transaction, core: Core, payment_id: str) -> Handover | Standing:
+async def _record_release(tx: Transaction, core: Core, payment_id: str, actor: Actor) -> Handover | Standing:
     order, payment, _ = await capturing.lock(tx, core, payment_id)
     if payment.status is PaymentStatus.CANCELED:
         return Standing(payment, order)
-    standing = await capturing.stand(tx, core, payment_id)
-    under_way = standing is not None and standing.taking is not None
-    empty_handed = payment.status is PaymentStatus.HELD and payment.capture_ref is None
-    releasable = payment.status in (PaymentStatus.AUTHORIZED, PaymentStatus.AWAITING_BUYER) or empty_handed
-    if under_way or not releasable:
+    takings = await payments.takings(tx, payment.id)
+    if not is_releasable(payment, takings):
         raise NotAuthorized("This payment has no reserved money that could be released.")
     gateway = core.gateway(payment.gateway)
-    if not gateway.can_void and payment.status is not PaymentStatus.AUTHORIZED:
+    asked_for_money = any(one.state in ("recorded", "succeeded") for one in takings)
+    if not gateway.can_void and not asked_for_money:
         # Nothing moves at this gateway unless we capture, and an ended payment is never captured.
-        return Standing(await close(tx, core, payment, PaymentStatus.CANCELED), order)
+        reason = "released by staff"
+        closed = await close(
+            tx, core, order, payment, PaymentStatus.CANCELED, reason=reason, trigger="staff", actor=actor.user_id
+        )
+        return Standing(closed, order)
     if payment.capture_right is not None:
         payment = replace(payment, capture_right="voiding")
         await payments.save(tx, payment, now=core.clock.now())
-    await intend_void(tx, core, payment)
+    await intend_void(tx, core, payment, actor=actor.user_id)
     return Handover(payment)
+
+
+def is_releasable(payment: Payment, takings: Sequence[Operation]) -> bool:
+    """Whether staff may void it: reserved money, an unconfirmed payment, or a held one that has captured nothing.
+
+    While a capture of unknown outcome is recorded, nobody knows, so it can't be.
+    """
+    if any(one.state == "recorded" for one in takings):
+        return False
+    empty_handed = payment.status is PaymentStatus.HELD and payment.capture_ref is None
+    return empty_handed or payment.status in (PaymentStatus.AUTHORIZED, PaymentStatus.AWAITING_BUYER)
 
 
 async def _known(tx: Transaction, core: Core, payment_id: str) -> Standing:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from paidonce import journal, outbox, payments
-from paidonce.case import intend, intend_void
+from paidonce.case import Case, end_payment, intend, intend_void
 from paidonce.core import Core
 from paidonce.errors import GatewayError, GatewayMisconfigured, GatewayRefused, PaymentInProgress, SoldOut
 from paidonce.gateways.base import Gateway, Progress, Snapshot
@@ -22,7 +22,7 @@ from paidonce.ports import SECOND, Transaction
 from paidonce.results import Result, Standing, result
 from paidonce.schedule import rescheduled
 from paidonce.settlement import Also, Settled, settle
-from paidonce.states import OrderStatus, PaymentStatus, RefundStatus
+from paidonce.states import OrderStatus, PaymentStatus
 from paidonce.store import PayableOrder
 
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class _Taking:
     amount: Money
     trigger: str
     operation_id: str
+    actor: str | None
 
 
 async def stand(tx: Transaction, core: Core, payment_id: str) -> Standing | None:
@@ -82,7 +83,8 @@ async def stand(tx: Transaction, core: Core, payment_id: str) -> Standing | None
     taking = await _last_taking(tx, payment.id)
     if taking is None or taking.state != "recorded":
         return Standing(payment, order)
-    return Standing(payment, order, taking, unknown=taking.claimed_until > core.clock.now())
+    owned = taking.is_claimed(core.clock.now(), seconds=core.policy.claim_seconds)
+    return Standing(payment, order, taking, unknown=owned)
 
 
 async def pursue(
@@ -133,22 +135,42 @@ async def fetch_and_settle(
         snapshot = await gateway.fetch(payment.gateway_ref, details=details)
     except GatewayError as error:
         if isinstance(error, GatewayMisconfigured):
-            await core.write(alarm, core, payment, error)
+            await tell_unknown_object(core, gateway, payment, error)
         return None
     return await settle(core, snapshot, trigger=trigger, asked_at=asked_at, operation=operation, also=also)
+
+
+async def tell_unknown_object(core: Core, gateway: Gateway, payment: Payment, error: GatewayMisconfigured) -> bool:
+    """Close an object that the gateway has forgotten by its own rules (True); anything else unknown to it is an alarm.
+
+    An object that only our capture can turn into money is safe to close once its key has expired.
+    """
+    expired = core.clock.now() - payment.created_at >= gateway.create_key_life_seconds * SECOND
+    if gateway.captures_in_browser or not expired or payment.status is not PaymentStatus.AWAITING_BUYER:
+        await core.write(alarm, core, payment, error)
+        return False
+    await core.write(abandon, core, payment.id, error.detail)
+    return True
 
 
 # ── Taking the money ──────────
 
 
 async def take(
-    core: Core, gateway: Gateway, payment: Payment, kind: str, *, trigger: str, amount: Money | None = None
+    core: Core,
+    gateway: Gateway,
+    payment: Payment,
+    kind: str,
+    *,
+    trigger: str,
+    amount: Money | None = None,
+    actor: str | None = None,
 ) -> Result:
     """Capture or authorize (`kind`) once. `amount` is what a capture is for; all of it by default.
 
-    Raises `SoldOut` if the goods are gone; nothing was taken then.
+    `actor` is the staff's user, for the history. Raises `SoldOut` if the goods are gone; nothing was taken then.
     """
-    taking = _Taking(core, gateway, payment, kind, amount or payment.amount, trigger, core.ids.new("op"))
+    taking = _Taking(core, gateway, payment, kind, amount or payment.amount, trigger, core.ids.new("op"), actor)
     for _ in range(LOOKS):
         step = await _record(taking)
         if isinstance(step, Standing):
@@ -184,12 +206,12 @@ async def _take_capture_right(tx: Transaction, taking: _Taking) -> _Step:
     if last is not None and last.state == "recorded":
         return await _claim_again(tx, taking, Recorded(payment, order, last, created=False))
     taken_on = last is not None and last.state == "succeeded" and last.kind == taking.kind
-    if taken_on or any(one.status is PaymentStatus.HELD and not is_done(one) for one in attempts):
+    if taken_on or any(one.is_in_the_way for one in attempts):
         # Money may be on its way by this capture already, or by a payment that a person has to look at.
         return Standing(payment, order, unknown=True)
     payable = order.status in (OrderStatus.OPEN, OrderStatus.PENDING) and order.total == payment.amount
-    if not payable or any(is_owed(one) for one in attempts):
-        return Standing(await _let_go(tx, core, payment), order)
+    if not payable or any(one.is_owed for one in attempts):
+        return Standing(await _let_go(tx, core, order, payment), order)
     holder = next((one for one in attempts if one.capture_right is not None and one.id != payment.id), None)
     if holder is not None:
         return await record_handover(tx, core, holder)
@@ -202,12 +224,12 @@ async def _last_taking(tx: Transaction, payment_id: str) -> Operation | None:
     return next((one for one in known if one.state == "recorded"), known[-1] if known else None)
 
 
-async def _let_go(tx: Transaction, core: Core, payment: Payment) -> Payment:
+async def _let_go(tx: Transaction, core: Core, order: PayableOrder, payment: Payment) -> Payment:
     """End a payment whose order can't be paid by it any more; reserved money is released at the gateway."""
     if payment.status is PaymentStatus.AUTHORIZED or payment.captures_in_browser:
         await intend_void(tx, core, payment)
         return payment
-    return await close(tx, core, payment, PaymentStatus.CANCELED)
+    return await close(tx, core, order, payment, PaymentStatus.CANCELED, reason="its order can't be paid by it")
 
 
 async def _record_round(tx: Transaction, taking: _Taking, order: PayableOrder, payment: Payment) -> Recorded:
@@ -228,6 +250,8 @@ async def _record_round(tx: Transaction, taking: _Taking, order: PayableOrder, p
     request = {"amount": taking.amount.minor, "currency": taking.amount.currency}
     operation = await intend(tx, core, processing, taking.kind, request, claimed=True, operation_id=taking.operation_id)
     detail = {"gateway": payment.gateway, "round": operation.round, "trigger": taking.trigger, **request}
+    if taking.actor is not None:
+        detail["actor"] = taking.actor
     event = f"{taking.kind}.intended"
     await journal.note(tx, event, order_id=order.id, payment_id=payment.id, detail=detail, now=now)
     return Recorded(processing, order, operation, created=True)
@@ -240,11 +264,11 @@ async def _claim_again(tx: Transaction, taking: _Taking, recorded: Recorded) -> 
     if capture.id == taking.operation_id:
         # Our own intention, whose commit had an unknown outcome.
         return recorded
-    if capture.claimed_until > now:
+    if capture.is_claimed(now, seconds=core.policy.claim_seconds):
         return Standing(recorded.payment, recorded.order, unknown=True)
-    if now - capture.created_at >= taking.gateway.capture_key_life_seconds * SECOND:
+    if capture.key_is_spent(now, life_seconds=taking.gateway.capture_key_life_seconds):
         return _LookUp(recorded.payment, capture)
-    await payments.claim(tx, capture.id, now + core.policy.claim_seconds * SECOND)
+    await payments.claim(tx, capture.id, now=now, seconds=core.policy.claim_seconds)
     return recorded
 
 
@@ -271,7 +295,11 @@ async def _call(gateway: Gateway, recorded: Recorded) -> Snapshot:
 
 
 async def _look_after_refusal(taking: _Taking, recorded: Recorded, error: GatewayRefused) -> Result:
-    """A refused capture moved nothing itself, but an earlier try under the same key may have: the object decides."""
+    """A refused capture moved nothing itself, but an earlier try under the same key may have: the object decides.
+
+    Where there was an earlier try, a reading that still shows the object before it may lag behind: then the outcome
+    stays unknown, and the same key goes on asking.
+    """
     core, payment = taking.core, recorded.payment
     assert payment.gateway_ref is not None
     asked_at = core.clock.now()
@@ -282,6 +310,9 @@ async def _look_after_refusal(taking: _Taking, recorded: Recorded, error: Gatewa
         return await standing_result(core, payment.id, unknown=True)
     if snapshot.progress in (Progress.APPROVED, Progress.AWAITING_BUYER, Progress.AUTHORIZED):
         await core.write(alarm, core, payment, error)
+        if not recorded.created:
+            await core.write(_leave_open, core, recorded, error)
+            return await standing_result(core, payment.id, unknown=True)
         if snapshot.progress is not Progress.AUTHORIZED:
             snapshot = replace(snapshot, progress=Progress.FAILED)
     settled = await settle(core, snapshot, trigger=taking.trigger, asked_at=asked_at, operation=recorded.operation)
@@ -290,7 +321,7 @@ async def _look_after_refusal(taking: _Taking, recorded: Recorded, error: Gatewa
 
 async def _leave_open(tx: Transaction, core: Core, recorded: Recorded, error: GatewayError) -> None:
     """The outcome is unknown: the intention and its key stay, the right stays taken, and whoever asks next repeats."""
-    await payments.claim(tx, recorded.operation.id, 0)
+    await payments.give_back(tx, recorded.operation.id)
     await journal.note(
         tx,
         f"{recorded.operation.kind}.unknown",
@@ -343,7 +374,8 @@ async def void(core: Core, payment: Payment, *, trigger: str) -> Settled | None:
 async def _close_unanswered(tx: Transaction, core: Core, payment_id: str) -> Settled:
     order, payment, _ = await lock(tx, core, payment_id)
     if payment.status is PaymentStatus.CREATED:
-        payment = await close(tx, core, payment, PaymentStatus.CANCELED)
+        reason = "its create call was never answered"
+        payment = await close(tx, core, order, payment, PaymentStatus.CANCELED, reason=reason)
     return Settled(payment, order)
 
 
@@ -370,45 +402,31 @@ async def lock(tx: Transaction, core: Core, payment_id: str) -> tuple[PayableOrd
     return order, next(one for one in attempts if one.id == payment_id), attempts
 
 
-def is_owed(payment: Payment) -> bool:
-    """Whether money of this payment still has to go back; until then nothing more is taken for its order."""
-    return payment.owed_to_buyer and payment.refund_status is not RefundStatus.FULL
-
-
-def is_done(payment: Payment) -> bool:
-    """Whether a held payment's money went back entirely, so that it stands in nobody's way any more."""
-    return payment.owed_to_buyer and payment.refund_status is RefundStatus.FULL
-
-
 async def abandon(tx: Transaction, core: Core, payment_id: str, reason: str) -> None:
     """End a payment that only our capture can turn into money, unless a capture was recorded meanwhile."""
-    _, payment, _ = await lock(tx, core, payment_id)
-    if payment.status is PaymentStatus.AWAITING_BUYER and not payment.captures_in_browser:
-        await give_up(tx, core, payment, reason)
-
-
-async def give_up(tx: Transaction, core: Core, payment: Payment, reason: str, *, operations: str = "abandoned") -> None:
-    """End a payment without money as failed, with its reason in the history."""
-    await close(tx, core, payment, PaymentStatus.FAILED, operations=operations)
-    await journal.note(
-        tx,
-        "payment.abandoned",
-        order_id=payment.order_id,
-        payment_id=payment.id,
-        detail={"reason": reason},
-        now=core.clock.now(),
-    )
+    order, payment, _ = await lock(tx, core, payment_id)
+    standing = await stand(tx, core, payment_id)
+    under_way = standing is not None and standing.taking is not None
+    if payment.status is PaymentStatus.AWAITING_BUYER and not payment.captures_in_browser and not under_way:
+        await close(tx, core, order, payment, PaymentStatus.FAILED, reason=reason)
 
 
 async def close(
-    tx: Transaction, core: Core, payment: Payment, status: PaymentStatus, *, operations: str = "abandoned"
+    tx: Transaction,
+    core: Core,
+    order: PayableOrder,
+    payment: Payment,
+    status: PaymentStatus,
+    *,
+    reason: str,
+    trigger: str = "paidonce",
+    operations: str = "abandoned",
+    actor: str | None = None,
 ) -> Payment:
-    """End a payment at which no money can move; its open operations end as `operations`."""
-    now = core.clock.now()
-    closed = rescheduled(core.policy, replace(payment, status=status, capture_right=None), now=now)
-    await payments.save(tx, closed, now=now)
-    await payments.finish_all(tx, payment.id, operations, now=now)
-    return closed
+    """End a payment at which no money can move, without asking the gateway. `order` and `payment` are locked."""
+    case = Case(core, tx, payment, order, core.clock.now(), trigger)
+    await end_payment(case, status, reason=reason, operations=operations, actor=actor)
+    return case.payment
 
 
 async def alarm(tx: Transaction, core: Core, payment: Payment, error: GatewayError) -> None:

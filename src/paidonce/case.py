@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from paidonce import journal, outbox, payments
 from paidonce.core import Core
+from paidonce.errors import SoldOut
+from paidonce.gateways.base import Decline
 from paidonce.money import Money
 from paidonce.payments import Operation, Payment
 from paidonce.ports import SECOND, Microseconds, Transaction
-from paidonce.schedule import rescheduled
-from paidonce.states import OrderStatus, advance
+from paidonce.schedule import Unfinished, rescheduled
+from paidonce.states import OrderStatus, PaymentStatus, advance
 from paidonce.store import PayableOrder
 
 
@@ -123,21 +126,76 @@ async def intend(
         state="recorded",
         claimed_until=now + core.policy.claim_seconds * SECOND if claimed else 0,
         created_at=now,
+        sent_at=now if claimed else None,
     )
     await payments.insert_operation(tx, operation)
     return operation
 
 
-async def intend_void(tx: Transaction, core: Core, payment: Payment) -> None:
+async def end_payment(
+    case: Case,
+    status: PaymentStatus,
+    *,
+    reason: str | None = None,
+    decline: Decline | None = None,
+    operations: str = "abandoned",
+    actor: str | None = None,
+) -> None:
+    """The one way in which a payment ends without money: state, right, operations, history, event and order together.
+
+    What is still recorded of its operations ends as `operations`, a void as succeeded where that is what ended it.
+    """
+    await case.save(
+        status=status,
+        capture_right=None,
+        decline_code=None if decline is None else decline.code,
+        decline_recoverable=False,
+        pending_reason=None,
+    )
+    if status is PaymentStatus.CANCELED:
+        await payments.finish_voids(case.tx, case.payment.id, now=case.now)
+    await payments.finish_all(case.tx, case.payment.id, operations, now=case.now)
+    if await payments.takings(case.tx, case.payment.id):
+        # We once asked for its money. Should it turn up after all, it must be found although no webhook tells of it.
+        case.payment = rescheduled(case.core.policy, case.payment, now=case.now, unfinished=Unfinished.DOUBT)
+        await payments.save(case.tx, case.payment, now=case.now)
+    raw_code = None if decline is None else decline.raw_code
+    await case.note(f"payment.{status}", reason=reason, decline=raw_code, actor=actor)
+    if status is PaymentStatus.FAILED:
+        await case.emit("payment.failed", decline=None if decline is None else str(decline.code), reason=reason)
+    await reopen_order(case)
+
+
+async def reopen_order(case: Case, *, keep_goods: bool = True) -> None:
+    """Once nothing is under way any more, an unpaid order can be paid anew, and holds its goods no longer than that."""
+    if case.order.status is not OrderStatus.PENDING:
+        return
+    attempts = await payments.of_order(case.tx, case.order.id)
+    if any(other.status in (PaymentStatus.PROCESSING, PaymentStatus.AUTHORIZED) for other in attempts):
+        return
+    await case.mark_order(OrderStatus.OPEN)
+    if keep_goods:
+        await prolong_hold(case, case.core.policy.hold_until(case.now))
+    else:
+        await case.core.store.release(case.tx, case.order.id)
+
+
+async def prolong_hold(case: Case, until: Microseconds) -> None:
+    """Keep the goods until then. Goods that are gone can't be held again; a capture will notice and give money back."""
+    with contextlib.suppress(SoldOut):
+        await case.core.store.hold(case.tx, case.order.id, until=until)
+
+
+async def intend_void(tx: Transaction, core: Core, payment: Payment, *, actor: str | None = None) -> None:
     """Write down that a payment is to be ended at its gateway, unless that stands there already.
 
-    Recovery carries it out if nobody does before; safe to repeat, so it needs no claim.
+    Recovery carries it out if nobody does before; safe to repeat, so it needs no claim. `actor` is the staff's user.
     """
     last = await payments.operation_of(tx, payment.id, "void")
     if last is not None and last.state == "recorded":
         return
     await intend(tx, core, payment, "void", {}, claimed=False)
     now = core.clock.now()
-    detail = {"gateway": payment.gateway}
+    detail = {"gateway": payment.gateway} | ({} if actor is None else {"actor": actor})
     await journal.note(tx, "void.intended", order_id=payment.order_id, payment_id=payment.id, detail=detail, now=now)
     await payments.look_soon(tx, payment.id, at=now)

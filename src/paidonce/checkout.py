@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from paidonce import capturing, journal, outbox, payments
-from paidonce.capturing import LOOKS, Handover, Recorded, close, give_up, hand_over, is_done, is_owed, pursue
+from paidonce.capturing import LOOKS, Handover, Recorded, close, hand_over, pursue
 from paidonce.case import intend, intend_void
 from paidonce.core import Actor, Core
 from paidonce.errors import (
@@ -33,7 +33,7 @@ from paidonce.errors import (
 from paidonce.gateways.base import Account, CaptureMethod, CreateRequest, Gateway, Opened
 from paidonce.money import Money, MoneyError
 from paidonce.payments import Operation, Payment
-from paidonce.ports import SECOND, Microseconds, Transaction
+from paidonce.ports import Microseconds, Transaction
 from paidonce.results import PaymentView, Result, Standing, Started, result, view
 from paidonce.schedule import rescheduled
 from paidonce.settlement import Settled, settle
@@ -140,7 +140,7 @@ async def _record_payment(
         # The amount of an attempt is frozen; an order that was edited meanwhile needs a new one.
         if gateway.can_void:
             return await capturing.record_handover(tx, core, mine)
-        await close(tx, core, mine, PaymentStatus.CANCELED)
+        await close(tx, core, order, mine, PaymentStatus.CANCELED, reason="the order was changed")
         mine = None
     if mine is not None:
         await core.store.hold(tx, order.id, until=core.policy.hold_until(now))
@@ -170,9 +170,9 @@ def _refuse_closed_order(order: PayableOrder, now: Microseconds) -> None:
 
 def _refuse_while_money_may_move(attempts: list[Payment]) -> None:
     unsure = (PaymentStatus.PROCESSING, PaymentStatus.AUTHORIZED, PaymentStatus.HELD)
-    if any(one.status in unsure and not is_done(one) for one in attempts):
+    if any(one.status in unsure and (one.is_open or one.is_in_the_way) for one in attempts):
         raise PaymentInProgress
-    if any(is_owed(one) for one in attempts):
+    if any(one.is_owed for one in attempts):
         raise PaymentInProgress(_GOES_BACK)
 
 
@@ -265,7 +265,7 @@ async def _create(
     core: Core, gateway: Gateway, recorded: Recorded, *, trigger: str = "start"
 ) -> tuple[Settled | None, Opened | None]:
     operation = recorded.operation
-    if core.clock.now() - operation.created_at >= gateway.create_key_life_seconds * SECOND:
+    if operation.key_is_spent(core.clock.now(), life_seconds=gateway.create_key_life_seconds):
         await core.write(_abandon_create, core, operation, "the create key expired without an answer")
         return None, None
     asked_at = core.clock.now()
@@ -306,7 +306,9 @@ async def find_out_create(core: Core, gateway: Gateway, payment: Payment) -> Non
 async def _unanswered_create(tx: Transaction, core: Core, payment_id: str) -> Recorded | None:
     payment = await payments.find(tx, payment_id)
     create = await payments.operation_of(tx, payment_id, "create")
-    if payment is None or create is None or create.state != "recorded" or create.claimed_until > core.clock.now():
+    if payment is None or create is None or create.state != "recorded":
+        return None
+    if create.is_claimed(core.clock.now(), seconds=core.policy.claim_seconds):
         return None
     order = await core.store.find(tx, payment.order_id, lock=False)
     return None if order is None else Recorded(payment, order, create, created=False)
@@ -337,32 +339,22 @@ async def _reopen(core: Core, gateway: Gateway, recorded: Recorded) -> tuple[Set
     try:
         opened = await gateway.reopen(payment.gateway_ref)
     except GatewayMisconfigured as error:
-        await _give_up_forgotten(core, gateway, payment, error)
+        if not await capturing.tell_unknown_object(core, gateway, payment, error):
+            raise GatewayUnavailable from error
         return None, None
     except GatewayError as error:
         raise _unavailable(error) from error
     return await settle(core, opened.snapshot, trigger="start", asked_at=asked_at), opened
 
 
-async def _give_up_forgotten(core: Core, gateway: Gateway, payment: Payment, error: GatewayMisconfigured) -> None:
-    """Close an object that the gateway has forgotten by its own rules; anything else unknown to it is an alarm.
-
-    An object that only our capture can turn into money is safe to close once its key has expired.
-    """
-    expired = core.clock.now() - payment.created_at >= gateway.create_key_life_seconds * SECOND
-    if gateway.captures_in_browser or not expired:
-        await core.write(capturing.alarm, core, payment, error)
-        raise GatewayUnavailable from error
-    await core.write(capturing.abandon, core, payment.id, error.detail)
-
-
 async def _abandon_create(
     tx: Transaction, core: Core, create: Operation, reason: str, *, refused: bool = False
 ) -> None:
     """End a payment whose create brought nothing. If another try under the same key did, the payment lives on."""
-    _, payment, _ = await capturing.lock(tx, core, create.payment_id)
+    order, payment, _ = await capturing.lock(tx, core, create.payment_id)
     if payment.status is PaymentStatus.CREATED:
-        await give_up(tx, core, payment, reason, operations="refused" if refused else "abandoned")
+        ended = "refused" if refused else "abandoned"
+        await close(tx, core, order, payment, PaymentStatus.FAILED, reason=reason, operations=ended)
 
 
 def _unavailable(error: GatewayError) -> GatewayUnavailable:
@@ -446,10 +438,8 @@ async def _record_end(tx: Transaction, core: Core, payment_id: str, *, trigger: 
             await payments.save(tx, replace(payment, capture_right="voiding"), now=core.clock.now())
         await intend_void(tx, core, payment)
         return Handover(payment)
-    closed = await close(tx, core, payment, PaymentStatus.CANCELED)
-    detail = {"trigger": trigger}
-    now = core.clock.now()
-    await journal.note(tx, "payment.canceled", order_id=order.id, payment_id=payment.id, detail=detail, now=now)
+    reason = f"ended by {trigger}"
+    closed = await close(tx, core, order, payment, PaymentStatus.CANCELED, reason=reason, trigger=trigger)
     return Standing(closed, order)
 
 
@@ -475,7 +465,7 @@ async def _close_order(tx: Transaction, core: Core, order_id: str, actor: Actor)
     if order.status is OrderStatus.PAID:
         raise AlreadyPaid("This order is already paid and can no longer be canceled here.")
     attempts = await payments.of_order(tx, order.id, lock=True)
-    if any(one.is_open or (one.status is PaymentStatus.HELD and not is_done(one)) for one in attempts):
+    if any(one.is_open or one.is_in_the_way for one in attempts):
         raise PaymentInProgress
     now = core.clock.now()
     await core.store.release(tx, order.id)

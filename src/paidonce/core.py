@@ -40,8 +40,8 @@ class Policy:
     hold_seconds: int = 20 * 60
     # Bank debits take days; the goods stay reserved until the bank has answered.
     pending_hold_seconds: int = 14 * 24 * 3600
-    # How long one caller owns a capture call. It must exceed the total deadline of the call with its retries.
-    claim_seconds: int = 90
+    # How long one caller owns a capture call. It exceeds what the calls behind one capture may take together.
+    claim_seconds: int = 120
     # PayPal ends an order after too many declined instruments; ending it first gives the buyer a better sentence.
     capture_rounds: int = 3
     # Against card testing: one order is no place to try out many payments.

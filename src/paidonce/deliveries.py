@@ -1,9 +1,10 @@
 """Tells the merchant's systems about events: signed requests to URLs, and calls of subscribers in this process.
 
-Each endpoint has its own delivery of each event, so one that is down delays nobody else. Delivery is at least once: a
-crash between sending and recording sends the event again, under the same id. Events of one order reach an endpoint in
-their order; the next one waits until the one before is delivered or given up. Requests follow the Standard Webhooks
-specification, and its own library signs them.
+Each endpoint has its own delivery of each event, so one that is down delays nobody else; where each is served by a loop
+of its own (`run_endpoint`), neither does one that hangs. Delivery is at least once: a crash between sending and
+recording sends the event again, under the same id. Events of one order reach an endpoint in their order; the next one
+waits until the one before is delivered or given up. Requests follow the Standard Webhooks specification, and its own
+library signs them.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ class Endpoints:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The endpoints' names: what the database, the log and the command line call them."""
-        return (*(endpoint_name(url) for url in self.urls), *(f"{_SUBSCRIBER}{name}" for name in self.subscribers))
+        """The endpoints' names, each once: what the database, the log and the command line call them."""
+        urls, subscribers = map(endpoint_name, self.urls), (f"{_SUBSCRIBER}{name}" for name in self.subscribers)
+        return tuple(dict.fromkeys([*urls, *subscribers]))
 
 
 def endpoint_name(url: str) -> str:
@@ -92,9 +94,10 @@ def is_subscriber(name: str) -> bool:
 
 
 async def register(core: Core, endpoints: Endpoints) -> None:
-    """Make the endpoints known: what happens from now on is told to them. `run_due` does it too; repeating is harmless.
+    """Make the endpoints known: what happens from now on is told to them.
 
-    Called at start-up, before the first event can happen.
+    Called at start-up, before the first event can happen. `run_due` and `run_endpoint` do it as well, and repeating it
+    is harmless.
     """
     await core.write(_register, endpoints.names, now=core.clock.now())
 
@@ -122,15 +125,32 @@ async def known_endpoints(tx: Transaction) -> list[str]:
 async def run_due(core: Core, endpoints: Endpoints, *, transport: Transport, limit: int = AT_ONCE) -> int:
     """Hand out new events and send what is due, up to `limit` per endpoint; returns how many tries were made.
 
-    Endpoints are served side by side. Call it again at once while it returns more than zero: an order's next event is
-    due as soon as the one before is delivered. Any number of workers may call it. Raises `DatabaseError`; what was
-    claimed and not recorded then is sent again when its lease has ended.
+    Endpoints are served side by side, and it returns with the slowest of them: a worker that lives on runs
+    `run_endpoint` for each instead. Call it again at once while it returns more than zero: an order's next event is due
+    as soon as the one before is delivered. Any number of workers may call it. Raises `DatabaseError`; what was claimed
+    and not recorded then is sent again when its lease has ended.
     """
-    if await core.db.read(_unknown, endpoints.names):
-        await register(core, endpoints)
+    await _register_missing(core, endpoints)
     senders = _senders(core, endpoints, transport)
     rounds = [_serve(core, name, send, endpoints.retry_days, limit) for name, send in senders.items()]
     return sum(await _side_by_side(rounds))
+
+
+async def run_endpoint(
+    core: Core, endpoints: Endpoints, name: str, *, transport: Transport, limit: int = AT_ONCE
+) -> int:
+    """Do as `run_due` does for one of `endpoints.names` alone, waiting for no other; returns how many tries were made.
+
+    Raises `DatabaseError` like `run_due`, and `KeyError` for a name that is not in `endpoints.names`.
+    """
+    send = _senders(core, endpoints, transport)[name]
+    await _register_missing(core, endpoints)
+    return await _serve(core, name, send, endpoints.retry_days, limit)
+
+
+async def _register_missing(core: Core, endpoints: Endpoints) -> None:
+    if await core.db.read(_unknown, endpoints.names):
+        await register(core, endpoints)
 
 
 async def _unknown(tx: Transaction, names: Sequence[str]) -> bool:

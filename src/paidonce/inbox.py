@@ -17,6 +17,7 @@ from paidonce.gateways.base import DisputeProgress, Progress, RefundProgress, We
 from paidonce.leases import Lease, backoff_seconds, give_back
 from paidonce.payments import Payment
 from paidonce.ports import SECOND, Microseconds, Transaction
+from paidonce.settlement import lock_case
 from paidonce.states import PaymentStatus
 
 _FIRST_WAIT_SECONDS = 5
@@ -132,6 +133,8 @@ def _claims(event: WebhookEvent) -> dict[str, Any]:
         "capture_ref": event.capture_ref,
         "payment_id": event.payment_id,
         "about_more": event.progress is None,
+        "refund": None if event.refund is None else event.refund[0],
+        "dispute": None if event.dispute is None else event.dispute[0],
     }
 
 
@@ -208,12 +211,30 @@ async def stored(tx: Transaction, event_id: str) -> Stored | None:
 
 
 async def finish(tx: Transaction, lease: Lease, *, outcome: str, payment_id: str, now: Microseconds) -> None:
-    """Mark the event processed, inside the transaction of its effect. A repetition changes nothing."""
+    """Mark the event processed, inside the transaction of its effect. A repetition changes nothing.
+
+    An event of a refund or dispute that the reading did not show stays due: the gateway's reading lags behind its news.
+    """
+    row = await tx.fetch_one("SELECT gateway, claims FROM inbox WHERE id = :id", {"id": lease.id})
+    if row is None or not await _is_here(tx, row["gateway"], json.loads(row["claims"])):
+        return
     await tx.execute(
         "UPDATE inbox SET state = 'processed', outcome = :outcome, payment_id = :payment_id, finished_at = :now,"
         " due_at = NULL, lease_token = NULL, lease_until = 0 WHERE id = :id AND state IN ('recorded', 'parked')",
         {"id": lease.id, "outcome": outcome, "payment_id": payment_id, "now": now},
     )
+
+
+async def _is_here(tx: Transaction, gateway: str, claims: Mapping[str, Any]) -> bool:
+    for table in ("refund", "dispute"):
+        ref = claims.get(table)
+        found = ref is None or await tx.fetch_one(
+            f"SELECT 1 AS found FROM {table}s WHERE gateway = :gateway AND gateway_ref = :ref",  # noqa: S608
+            {"gateway": gateway, "ref": ref},
+        )
+        if not found:
+            return False
+    return True
 
 
 async def postpone(tx: Transaction, core: Core, lease: Lease, event: Stored, why: str) -> None:
@@ -226,6 +247,10 @@ async def postpone(tx: Transaction, core: Core, lease: Lease, event: Stored, why
             {"id": event.id, "why": why, "now": now},
         )
         await give_back(tx, lease, due_at=None)
+        if event.payment_id is not None:
+            case = await lock_case(tx, core, event.payment_id, trigger="webhook")
+            next_step = "Compare the payment with the gateway's own page: it told something that it does not show us."
+            await case.alarm("webhook_without_effect", event=event.id, type=event.type, next_step=next_step)
         return
     wait = backoff_seconds(lease.tries, first=_FIRST_WAIT_SECONDS, longest=_LONGEST_WAIT_SECONDS, salt=event.id)
     state = "parked" if event.payment_id is None else "recorded"

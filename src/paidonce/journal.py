@@ -33,6 +33,7 @@ class Kind(StrEnum):
     DISPUTE_OPENED = "dispute_opened"
     DISPUTE_WON = "dispute_won"
     DISPUTE_LOST = "dispute_lost"
+    DISPUTE_REST = "dispute_rest"  # What was withdrawn only when it was lost.
 
 
 @dataclass(frozen=True, slots=True)

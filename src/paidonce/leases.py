@@ -17,6 +17,10 @@ from paidonce.ports import SECOND, Microseconds, Transaction
 
 Table = Literal["payments", "inbox", "deliveries"]
 
+# No lease runs longer. One that seems to was given before the clock was set back, and its owner is gone.
+LONGEST_SECONDS = 3600
+_FREE = "(d.lease_until <= :now OR d.lease_until > :absurd)"
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -28,11 +32,18 @@ class Lease:
     tries: int
 
 
-async def any_due(tx: Transaction, table: Table, *, now: Microseconds) -> bool:
+async def any_due(
+    tx: Transaction,
+    table: Table,
+    *,
+    now: Microseconds,
+    condition: str = "",
+    params: Mapping[str, Any] | None = None,
+) -> bool:
     """Whether a claim would find something."""
     row = await tx.fetch_one(
-        f"SELECT 1 AS found FROM {table} WHERE due_at <= :now AND lease_until <= :now LIMIT 1",  # noqa: S608
-        {"now": now},
+        f"SELECT 1 AS found FROM {table} d WHERE d.due_at <= :now AND {_FREE} {condition} LIMIT 1",  # noqa: S608
+        {**(params or {}), "now": now, "absurd": now + LONGEST_SECONDS * SECOND},
     )
     return row is not None
 
@@ -53,9 +64,9 @@ async def claim(
     `condition` narrows the choice: SQL that begins with AND, over the row's alias `d`, with values in `params`.
     """
     due = await tx.fetch_all(
-        f"SELECT d.id, d.tries FROM {table} d WHERE d.due_at <= :now AND d.lease_until <= :now {condition}"  # noqa: S608
+        f"SELECT d.id, d.tries FROM {table} d WHERE d.due_at <= :now AND {_FREE} {condition}"  # noqa: S608
         " ORDER BY d.due_at LIMIT :limit",
-        {**(params or {}), "now": now, "limit": limit},
+        {**(params or {}), "now": now, "limit": limit, "absurd": now + LONGEST_SECONDS * SECOND},
         lock=True,
         skip_locked=True,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from paidonce.gateways.base import CaptureMethod, DeclineCode
 from paidonce.money import Money
-from paidonce.ports import Microseconds, Row, Transaction
+from paidonce.ports import SECOND, Microseconds, Row, Transaction
 from paidonce.states import OPEN_PAYMENTS, PaymentStatus, RefundStatus
 
 
@@ -40,6 +40,18 @@ class Payment:
     created_at: Microseconds
     due_at: Microseconds | None = None  # When recovery looks at it next; None: never.
     tries: int = 0  # How often it has looked since the last news.
+    silent_since: Microseconds | None = None  # Since when the gateway does not answer these looks.
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether its money still has to go back; until then nothing more is taken for its order."""
+        return self.owed_to_buyer and self.refund_status is not RefundStatus.FULL
+
+    @property
+    def is_in_the_way(self) -> bool:
+        """Whether it is held, and nobody knows yet that nothing can come of it."""
+        went_back = self.owed_to_buyer and self.refund_status is RefundStatus.FULL
+        return self.status is PaymentStatus.HELD and not went_back
 
     @property
     def captured(self) -> Money | None:
@@ -65,6 +77,15 @@ class Operation:
     state: str
     claimed_until: Microseconds
     created_at: Microseconds
+    sent_at: Microseconds | None = None  # When the call may have gone out for the first time.
+
+    def is_claimed(self, now: Microseconds, *, seconds: int) -> bool:
+        """Whether another caller owns the call; `seconds` is the longest claim, in case the clock was set back."""
+        return now < self.claimed_until <= now + seconds * SECOND
+
+    def key_is_spent(self, now: Microseconds, *, life_seconds: int) -> bool:
+        """Whether the gateway may have forgotten the key; one that never went out is as good as new."""
+        return self.sent_at is not None and now - self.sent_at >= life_seconds * SECOND
 
     @property
     def amount(self) -> Money:
@@ -98,6 +119,7 @@ def _payment(row: Row) -> Payment:
         created_at=row["created_at"],
         due_at=row["due_at"],
         tries=row["tries"],
+        silent_since=row["silent_since"],
     )
 
 
@@ -112,6 +134,7 @@ def _operation(row: Row) -> Operation:
         state=row["state"],
         claimed_until=row["claimed_until"],
         created_at=row["created_at"],
+        sent_at=row["sent_at"],
     )
 
 
@@ -195,8 +218,9 @@ VALUES (:id, :order_id, :gateway, 'created', 'none', :amount_minor, :currency, :
     :captures_in_browser, :capture_method, 0, 0, :capture_right, 0, 0, :now, :now, :due_at, 0, 0)
 """
 _INSERT_OPERATION = """
-INSERT INTO operations (id, payment_id, kind, round, idempotency_key, request, state, claimed_until, created_at)
-VALUES (:id, :payment_id, :kind, :round, :idempotency_key, :request, 'recorded', :claimed_until, :now)
+INSERT INTO operations (id, payment_id, kind, round, idempotency_key, request, state, claimed_until, created_at,
+    sent_at)
+VALUES (:id, :payment_id, :kind, :round, :idempotency_key, :request, 'recorded', :claimed_until, :now, :sent_at)
 """
 _SAVE = """
 UPDATE payments SET status = :status, refund_status = :refund_status, gateway_ref = :gateway_ref,
@@ -262,6 +286,14 @@ async def look_soon(tx: Transaction, payment_id: str, *, at: Microseconds) -> No
     )
 
 
+async def mark_silent(tx: Transaction, payment_id: str, *, since: Microseconds | None) -> None:
+    """Keep since when the gateway does not answer looks at the payment; None: it does."""
+    await tx.execute(
+        "UPDATE payments SET silent_since = :since WHERE id = :id AND (silent_since IS NOT NULL OR :asked = 1)",
+        {"id": payment_id, "since": since, "asked": int(since is not None)},
+    )
+
+
 async def insert_operation(tx: Transaction, operation: Operation) -> None:
     """Record an intention with its key, before the call."""
     await tx.execute(
@@ -275,15 +307,24 @@ async def insert_operation(tx: Transaction, operation: Operation) -> None:
             "request": json.dumps(dict(operation.request), sort_keys=True, separators=(",", ":")),
             "claimed_until": operation.claimed_until,
             "now": operation.created_at,
+            "sent_at": operation.sent_at,
         },
     )
 
 
-async def claim(tx: Transaction, operation_id: str, until: Microseconds) -> None:
-    """Own the operation's call until `until`; 0 gives it back."""
+async def claim(tx: Transaction, operation_id: str, *, now: Microseconds, seconds: int) -> None:
+    """Own the operation's call for `seconds`; from now on it may have gone out."""
     await tx.execute(
-        "UPDATE operations SET claimed_until = :until WHERE id = :id AND state = 'recorded'",
-        {"id": operation_id, "until": until},
+        "UPDATE operations SET claimed_until = :until, sent_at = COALESCE(sent_at, :now)"
+        " WHERE id = :id AND state = 'recorded'",
+        {"id": operation_id, "until": now + seconds * SECOND, "now": now},
+    )
+
+
+async def give_back(tx: Transaction, operation_id: str) -> None:
+    """Let whoever comes next repeat the operation's call."""
+    await tx.execute(
+        "UPDATE operations SET claimed_until = 0 WHERE id = :id AND state = 'recorded'", {"id": operation_id}
     )
 
 
@@ -292,6 +333,15 @@ async def finish(tx: Transaction, operation_id: str, state: str, *, now: Microse
     await tx.execute(
         "UPDATE operations SET state = :state, finished_at = :now WHERE id = :id AND state = 'recorded'",
         {"id": operation_id, "state": state, "now": now},
+    )
+
+
+async def finish_voids(tx: Transaction, payment_id: str, *, now: Microseconds) -> None:
+    """A payment that was seen canceled has been voided, whoever did it."""
+    await tx.execute(
+        "UPDATE operations SET state = 'succeeded', finished_at = :now"
+        " WHERE payment_id = :payment_id AND state = 'recorded' AND kind = 'void'",
+        {"payment_id": payment_id, "now": now},
     )
 
 

@@ -25,7 +25,7 @@ from paidonce.errors import (
 from paidonce.gateways.base import Gateway
 from paidonce.money import Money, MoneyError
 from paidonce.payments import Operation, Payment
-from paidonce.ports import SECOND, Transaction
+from paidonce.ports import Transaction
 from paidonce.settlement import lock_case, settle_refund
 from paidonce.states import PaymentStatus
 
@@ -123,9 +123,11 @@ async def _record(
     if request_key is not None:
         before = await aftersales.refund_of_request(tx, payment_id, request_key)
         if before is not None:
-            _check_same(before, amount_minor)
+            _check_same(before, amount_minor, reason=reason, restock=restock)
             return before, False
     amount = await _allowed(tx, core, case.payment, amount_minor)
+    if restock and (case.payment.status is not PaymentStatus.CAPTURED or case.payment.owed_to_buyer):
+        raise InvalidRequest("restock: this payment took no goods, so none can come back. Leave it out.")
     written = await aftersales.intend_refund(
         case,
         amount,
@@ -139,10 +141,11 @@ async def _record(
     return written, True
 
 
-def _check_same(before: Refund, amount_minor: int | None) -> None:
-    if amount_minor not in (None, before.amount.minor):
+def _check_same(before: Refund, amount_minor: int | None, *, reason: str | None, restock: bool) -> None:
+    other_amount = amount_minor not in (None, before.amount.minor)
+    if other_amount or (reason, restock) != (before.reason, before.restock):
         raise InvalidRequest(
-            f"Idempotency-Key: it was used for a refund of {before.amount}. Use a new one for another refund."
+            f"Idempotency-Key: it was used for another refund, of {before.amount}. Use a new one for a new request."
         )
 
 
@@ -215,13 +218,16 @@ async def _claim(tx: Transaction, core: Core, gateway: Gateway, refund_id: str, 
     assert payment is not None
     assert current is not None
     now = core.clock.now()
-    if operation is None or operation.state != "recorded" or (operation.claimed_until > now and not owned):
+    if operation is None or operation.state != "recorded":
+        return None
+    if operation.is_claimed(now, seconds=core.policy.claim_seconds) and not owned:
         return None
     if payment.capture_ref is None or (await aftersales.is_disputed(tx, payment.id) and not owned):
         # The gateway decides first where disputed money goes; recovery looks again afterwards.
         return None
-    expired = now - operation.created_at >= gateway.refund_key_life_seconds * SECOND
-    await payments.claim(tx, operation.id, now + core.policy.claim_seconds * SECOND)
+    # Its life counts from the first sending: one that waited for a dispute or a worker is simply sent.
+    expired = operation.key_is_spent(now, life_seconds=gateway.refund_key_life_seconds)
+    await payments.claim(tx, operation.id, now=now, seconds=core.policy.claim_seconds)
     return _Claimed(payment, current, operation, expired)
 
 
@@ -266,18 +272,13 @@ async def _end_if_absent(tx: Transaction, core: Core, refund_id: str, reason: st
 
 
 async def _give_back(tx: Transaction, claimed: _Claimed) -> None:
-    await payments.claim(tx, claimed.operation.id, 0)
+    await payments.give_back(tx, claimed.operation.id)
 
 
 async def _leave_open(tx: Transaction, core: Core, claimed: _Claimed, error: GatewayError) -> None:
     """The outcome is unknown: the refund stays recorded with its key, and counts as gone until it is known."""
     case = await lock_case(tx, core, claimed.payment.id, trigger="refund")
-    await payments.claim(tx, claimed.operation.id, 0)
+    await payments.give_back(tx, claimed.operation.id)
     await case.note("refund.unknown", refund=claimed.refund.id, problem=str(error))
     if isinstance(error, GatewayMisconfigured):
         await alarm(tx, core, claimed.payment, error)
-
-
-def may_be_refunded(payment: Payment) -> bool:
-    """Whether money of the payment has moved, so that a refund makes sense."""
-    return payment.capture_ref is not None and payment.status in (PaymentStatus.CAPTURED, PaymentStatus.HELD)

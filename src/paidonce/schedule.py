@@ -19,7 +19,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 24 * 3600
 # The first wait and the longest one, in seconds. Rates stay far below the gateways' limits, while money that a buyer
 # waits for is found within minutes.
 _WAITS = {
-    PaymentStatus.CREATED: (90, _HOUR),
+    PaymentStatus.CREATED: (2 * _MINUTE, _HOUR),
     PaymentStatus.AWAITING_BUYER: (_MINUTE, 5 * _MINUTE),
     PaymentStatus.PROCESSING: (_MINUTE, 6 * _HOUR),
     PaymentStatus.AUTHORIZED: (_HOUR, 6 * _HOUR),
@@ -34,6 +34,7 @@ class Unfinished(StrEnum):
     NOTHING = "nothing"
     OURS = "ours"  # A void or refund that we have to carry out.
     THEIRS = "theirs"  # A refund or dispute that the gateway decides, in days.
+    DOUBT = "doubt"  # It ended although we had asked for its money once: read again for some weeks.
 
 
 _UNFINISHED_WAITS = {Unfinished.OURS: (30, _HOUR), Unfinished.THEIRS: (5 * _MINUTE, 6 * _HOUR)}
@@ -46,9 +47,9 @@ def next_look(
 
     `unfinished` says whether a refund, void or dispute behind it is still open.
     """
-    if unfinished is not Unfinished.NOTHING:
+    if unfinished in _UNFINISHED_WAITS:
         first, longest = _UNFINISHED_WAITS[unfinished]
-    elif payment.status is PaymentStatus.CAPTURED:
+    elif is_audit(payment, unfinished):
         return _next_audit(policy, payment, now)
     elif payment.status not in _WAITS or _is_over(payment, now):
         return None
@@ -57,6 +58,13 @@ def next_look(
         if payment.status is PaymentStatus.AWAITING_BUYER:
             first = policy.first_look_seconds
     return now + backoff_seconds(payment.tries + 1, first=first, longest=longest, salt=payment.id) * SECOND
+
+
+def is_audit(payment: Payment, unfinished: Unfinished) -> bool:
+    """Whether nothing is expected of the payment any more, and it is read only to be sure."""
+    ended = payment.status in (PaymentStatus.FAILED, PaymentStatus.CANCELED)
+    captured = payment.status is PaymentStatus.CAPTURED and unfinished is Unfinished.NOTHING
+    return captured or (ended and unfinished is Unfinished.DOUBT)
 
 
 def _is_over(payment: Payment, now: Microseconds) -> bool:

@@ -7,21 +7,19 @@ history and outbox in one transaction. What must happen at a gateway afterwards 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from paidonce import aftersales, journal, payments
-from paidonce.case import Case, intend_void
+from paidonce.case import Case, end_payment, intend_void, prolong_hold, reopen_order
 from paidonce.core import Core
-from paidonce.errors import NotFound, SoldOut
+from paidonce.errors import NotFound
 from paidonce.gateways.base import CaptureMethod, Progress, RefundSnapshot, Snapshot
 from paidonce.journal import Account
 from paidonce.money import Money
 from paidonce.payments import Operation, Payment
 from paidonce.ports import SECOND, Microseconds, Transaction
-from paidonce.schedule import rescheduled
 from paidonce.states import OrderStatus, PaymentStatus
 from paidonce.store import PayableOrder
 
@@ -29,6 +27,8 @@ _MONEY_HAS_MOVED = frozenset({Progress.CAPTURED, Progress.AUTHORIZED, Progress.P
 _ENDED = frozenset({PaymentStatus.CAPTURED, PaymentStatus.FAILED, PaymentStatus.CANCELED})
 # What our own calls at an approved object bring back in their answers.
 _TAKING = ("authorize", "capture")
+# What tells for certain how a call that takes money ended.
+_TOLD = frozenset({Progress.CAPTURED, Progress.AUTHORIZED, Progress.FAILED, Progress.CANCELED})
 _DAY = 24 * 3600
 
 Also = Callable[[Transaction], Awaitable[object]]
@@ -127,15 +127,18 @@ async def _bring_up_to_date(case: _Case, asked_at: Microseconds) -> Settled:
     wrong = await _contradictions(case)
     if wrong:
         # Money at another account or in another mode is not ours to send back.
-        refundable = not {"account", "live or test mode"} & set(wrong)
-        await _hold_for_operator(case, f"differs from the order: {', '.join(wrong)}", refundable=refundable)
-        return Settled(case.payment, case.order)
+        ours = not {"account", "live or test mode"} & set(wrong)
+        await _hold_for_operator(case, f"differs from the order: {', '.join(wrong)}", refundable=ours)
+        if ours:
+            # What becomes of its money is told by the same readings that contradict the order.
+            await aftersales.apply(case, case.snapshot)
+        return Settled(case.payment, case.order, all_refunds=ours and case.snapshot.refunds is not None)
     overtaken = await _comes_too_late(case, asked_at)
     if overtaken:
         await _keep_what_was_learned(case)
     else:
         case.payment = replace(
-            case.payment, gateway_ref=case.snapshot.ref, asked_at=max(asked_at, case.payment.asked_at)
+            case.payment, gateway_ref=case.snapshot.ref, asked_at=max(asked_at, min(case.payment.asked_at, case.now))
         )
         await _APPLY[case.snapshot.progress](case)
     await aftersales.apply(case, case.snapshot)
@@ -177,13 +180,16 @@ async def _lock_rows(
 async def _contradictions(case: _Case) -> list[str]:
     """What in the gateway's object is not what we agreed on."""
     payment, order, snapshot = case.payment, case.order, case.snapshot
+    if snapshot.progress is Progress.CANCELED:
+        # Nothing can move any more, whatever else differs.
+        return [] if payment.gateway_ref in (None, snapshot.ref) else ["gateway object"]
     moved = snapshot.progress in _MONEY_HAS_MOVED
     unsure = snapshot.account is None and moved
-    agreed = await _agreed_capture(case)
+    agreed = await _agreed_captures(case)
     checks = (
         ("order's total", moved and payment.is_open and order.total != payment.amount),
         ("amount", snapshot.amount != payment.amount),
-        ("captured amount", snapshot.captured not in (None, agreed)),
+        ("captured amount", snapshot.captured is not None and snapshot.captured not in agreed),
         ("payment id", snapshot.payment_id != payment.id),
         ("order id", snapshot.order_id not in (None, payment.order_id)),
         ("gateway object", payment.gateway_ref not in (None, snapshot.ref)),
@@ -193,14 +199,17 @@ async def _contradictions(case: _Case) -> list[str]:
     return [what for what, differs in checks if differs]
 
 
-async def _agreed_capture(case: _Case) -> Money:
-    """What may have been captured: all of it, unless our own capture asked for a part."""
-    if case.snapshot.captured in (None, case.payment.amount):
-        return case.payment.amount
-    if case.payment.captured is not None:
-        return case.payment.captured
-    capture = await payments.operation_of(case.tx, case.payment.id, "capture")
-    return case.payment.amount if capture is None else capture.amount
+async def _agreed_captures(case: _Case) -> list[Money]:
+    """What may have been captured: all of it, what any capture of ours asked for, or by staff at the gateway a part."""
+    payment, captured = case.payment, case.snapshot.captured
+    if captured in (None, payment.amount):
+        return [payment.amount]
+    asked = await payments.takings(case.tx, payment.id)
+    agreed = [payment.amount, *(one.amount for one in asked if one.kind == "capture")]
+    manual = payment.capture_method is CaptureMethod.MANUAL and captured is not None
+    if manual and captured.currency == payment.amount.currency and 0 < captured.minor < payment.amount.minor:
+        agreed.append(captured)
+    return agreed
 
 
 async def _comes_too_late(case: _Case, asked_at: Microseconds) -> bool:
@@ -223,7 +232,8 @@ async def _comes_too_late(case: _Case, asked_at: Microseconds) -> bool:
 
 
 async def _is_old_news(case: _Case, asked_at: Microseconds) -> bool:
-    if asked_at < case.payment.asked_at:
+    # Should the clock have been set back, what was asked "later" than now is no newer news.
+    if asked_at < min(case.payment.asked_at, case.now):
         return True
     return case.snapshot.progress is not Progress.PROCESSING and await _money_was_asked_for(case)
 
@@ -274,7 +284,7 @@ async def _apply_awaiting_buyer(case: _Case) -> None:
     if _is_capture(case) or news != (case.payment.status, case.payment.decline_code):
         detail = {} if decline is None else {"decline": str(decline.code), "raw_code": decline.raw_code}
         await case.note("payment.declined" if decline else "payment.awaiting_buyer", **detail)
-    await _reopen_order(case)
+    await reopen_order(case)
     if case.snapshot.in_progress:
         await _hold_while_in_progress(case)
 
@@ -304,7 +314,7 @@ async def _apply_processing(case: _Case) -> None:
     await case.save(status=PaymentStatus.PROCESSING, pending_reason=case.snapshot.pending_reason)
     if case.operation is not None and _is_capture(case) and case.snapshot.capture_ref is None:
         # The gateway names no capture, so this is no answer yet: the same key asks again.
-        await payments.claim(case.tx, case.operation.id, 0)
+        await payments.give_back(case.tx, case.operation.id)
     else:
         await _finish(case, "succeeded")
     if was is not PaymentStatus.PROCESSING:
@@ -361,6 +371,8 @@ async def _apply_captured(case: _Case) -> None:
     else:
         surplus = case.order.status is OrderStatus.PAID
         await aftersales.intend_automatic_refund(case, captured, "surplus" if surplus else "goods are gone")
+        # Slow money has made the order pending, and it waits for nothing any more.
+        await reopen_order(case, keep_goods=False)
     await _close_other_attempts(case)
 
 
@@ -431,20 +443,7 @@ async def _book_in_suspense(case: _Case, *, refundable: bool) -> bool:
 
 async def _end(case: _Case, status: PaymentStatus) -> None:
     decline = case.snapshot.decline
-    await case.save(
-        status=status,
-        capture_right=None,
-        decline_code=None if decline is None else decline.code,
-        decline_recoverable=False,
-        pending_reason=None,
-    )
-    await payments.finish_all(
-        case.tx, case.payment.id, "declined" if decline is not None else "succeeded", now=case.now
-    )
-    await case.note(f"payment.{status}", decline=None if decline is None else decline.raw_code)
-    if status is PaymentStatus.FAILED:
-        await case.emit("payment.failed", decline=None if decline is None else str(decline.code))
-    await _reopen_order(case)
+    await end_payment(case, status, decline=decline, operations="abandoned" if decline is None else "declined")
 
 
 async def _hold_for_operator(case: _Case, reason: str, *, refundable: bool = True) -> None:
@@ -460,7 +459,8 @@ async def _hold_for_operator(case: _Case, reason: str, *, refundable: bool = Tru
         await case.note("payment.held", reason=reason, object=case.snapshot.ref)
         await case.emit("alarm.payment_held", reason=reason)
     await _book_in_suspense(case, refundable=refundable)
-    await _finish(case, "succeeded")
+    if not _is_capture(case) or case.snapshot.progress in _TOLD:
+        await _finish(case, "succeeded")
     confirmable = case.payment.captures_in_browser and case.snapshot.progress is Progress.AWAITING_BUYER
     if refundable and (confirmable or case.snapshot.progress is Progress.AUTHORIZED):
         # Its client values may be in a browser already, or the buyer's money is reserved for nothing.
@@ -470,16 +470,7 @@ async def _hold_for_operator(case: _Case, reason: str, *, refundable: bool = Tru
 async def _make_order_pending(case: _Case) -> None:
     if case.order.status is OrderStatus.OPEN:
         await case.mark_order(OrderStatus.PENDING)
-    await _prolong_hold(case, case.core.policy.pending_until(case.now))
-
-
-async def _reopen_order(case: _Case) -> None:
-    if case.order.status is not OrderStatus.PENDING:
-        return
-    attempts = await payments.of_order(case.tx, case.order.id)
-    if not any(other.status in (PaymentStatus.PROCESSING, PaymentStatus.AUTHORIZED) for other in attempts):
-        await case.mark_order(OrderStatus.OPEN)
-        await _prolong_hold(case, case.core.policy.hold_until(case.now))
+    await prolong_hold(case, case.core.policy.pending_until(case.now))
 
 
 async def _hold_while_in_progress(case: _Case) -> None:
@@ -490,13 +481,7 @@ async def _hold_while_in_progress(case: _Case) -> None:
     until = min(policy.hold_until(case.now), case.payment.created_at + policy.longest_hold_seconds * SECOND)
     ends = await case.core.store.hold_ends(case.tx, case.order.id)
     if until > case.now and (ends is None or until > ends):
-        await _prolong_hold(case, until)
-
-
-async def _prolong_hold(case: _Case, until: Microseconds) -> None:
-    # Goods that are gone can't be held again; the capture will notice and give the money back.
-    with contextlib.suppress(SoldOut):
-        await case.core.store.hold(case.tx, case.order.id, until=until)
+        await prolong_hold(case, until)
 
 
 def _is_capture(case: _Case) -> bool:
@@ -517,6 +502,5 @@ async def _close_other_attempts(case: _Case) -> None:
             await intend_void(case.tx, case.core, other)
         elif other.capture_right is None:
             # Nothing moves at this gateway without our capture, and there will be none.
-            closed = replace(other, status=PaymentStatus.CANCELED)
-            await payments.save(case.tx, rescheduled(case.core.policy, closed, now=case.now), now=case.now)
-            await payments.finish_all(case.tx, other.id, "abandoned", now=case.now)
+            beside = Case(case.core, case.tx, other, case.order, case.now, case.trigger)
+            await end_payment(beside, PaymentStatus.CANCELED, reason="another payment of the order went through")

@@ -1,6 +1,6 @@
 """The worker: runs recovery and the delivery of events for as long as it lives, inside `serve` or as a process.
 
-Several loops side by side, so that one gateway that answers slowly does not keep the others' payments waiting. Ending
+Each gateway has loops of its own, so that one that answers slowly does not keep the others' payments waiting. Ending
 it at any moment is harmless: what it was doing stays written down, and its leases run out.
 """
 
@@ -20,7 +20,7 @@ from paidonce.deliveries import Endpoints
 from paidonce.errors import DatabaseError
 from paidonce.gateways.base import Transport
 
-LOOPS = 3
+LOOPS = 2
 IDLE_SECONDS = 1.0
 ORDERS_SECONDS = 5.0
 # After a failure the loop waits this long, so that a database that is down is not asked in a frenzy.
@@ -49,13 +49,17 @@ class Worker:
     async def run(self) -> None:
         """Work until canceled."""
         rounds: list[tuple[Round, float]] = [
-            *[(partial(recovery.run_due, self.core), self.idle_seconds)] * self.loops,
+            *[(partial(recovery.run_due, self.core, name), self.idle_seconds) for name in self._gateways()],
             (partial(recovery.end_orders, self.core), max(self.idle_seconds, ORDERS_SECONDS)),
-            (self._deliver, self.idle_seconds),
+            *[(partial(self._tell, name), self.idle_seconds) for name in self.endpoints.names],
         ]
         async with asyncio.TaskGroup() as group:
             for work, pause in rounds:
                 group.create_task(self._repeat(work, pause))
+
+    def _gateways(self) -> list[str | None]:
+        """Each gateway as often as it has loops, and one loop for payments whose gateway has no keys here."""
+        return [name for name in self.core.gateways for _ in range(self.loops)] + [None]
 
     async def _repeat(self, work: Round, pause: float) -> None:
         while True:
@@ -76,6 +80,9 @@ class Worker:
             # A bug in one round must not end recovery for all payments; the row's lease runs out and it is tried again.
             log.exception("worker_round_failed", error=type(error).__name__)
         return None
+
+    async def _tell(self, endpoint: str) -> int:
+        return await deliveries.run_endpoint(self.core, self.endpoints, endpoint, transport=self.transport)
 
     async def _deliver(self) -> int:
         return await deliveries.run_due(self.core, self.endpoints, transport=self.transport)

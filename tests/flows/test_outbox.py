@@ -69,6 +69,10 @@ class Outbox:
         """One round of the worker."""
         return await deliveries.run_due(self.core, endpoints, transport=self.transport)
 
+    async def run_endpoint(self, endpoints: Endpoints, name: str, **limit: int) -> int:
+        """One round for one endpoint alone."""
+        return await deliveries.run_endpoint(self.core, endpoints, name, transport=self.transport, **limit)
+
     async def drain(self, endpoints: Endpoints) -> int:
         """Rounds until nothing is due; returns how many tries there were."""
         total = 0
@@ -347,6 +351,54 @@ async def test_endpoint_that_is_down_delays_nobody_else(box: Outbox, receiver: R
         await box.drain(endpoints)
         assert other.types() == ["payment.pending", "order.paid"]
         assert receiver.types() == ["payment.pending"]
+
+
+async def test_endpoints_with_loops_of_their_own_do_not_wait_for_one_that_hangs(box: Outbox) -> None:
+    """As the worker serves them: an address gets round after round, while a subscriber is still at its first event."""
+    called, released = asyncio.Event(), asyncio.Event()
+
+    async def hang(event: Event) -> None:
+        called.set()
+        await released.wait()
+
+    async with receiving() as other:
+        endpoints = Endpoints(urls=[other.url], secret=SECRET, subscribers={"erp": hang})
+        await deliveries.register(box.core, endpoints)
+        for n in range(3):
+            await box.emit("refund.succeeded", n=n)
+        address, subscriber = endpoints.names
+        hanging = asyncio.create_task(box.run_endpoint(endpoints, subscriber))
+        async with asyncio.timeout(20):
+            await called.wait()
+            # Events of one order need a round each.
+            assert [await box.run_endpoint(endpoints, address) for _ in range(4)] == [1, 1, 1, 0]
+        assert [one.message["data"]["n"] for one in other.received] == [0, 1, 2]
+        assert not hanging.done()
+        released.set()
+        assert await hanging == 1
+    told = await box.rows("SELECT endpoint, state FROM deliveries ORDER BY endpoint, seq")
+    assert [(row["endpoint"], row["state"]) for row in told] == [
+        *[(other.url, "delivered")] * 3,
+        (subscriber, "delivered"),
+        *[(subscriber, "waiting")] * 2,
+    ]
+
+
+async def test_serving_one_endpoint_registers_all_and_tells_no_other(box: Outbox, receiver: Receiver) -> None:
+    async with receiving() as other:
+        endpoints = Endpoints(urls=[receiver.url, other.url, receiver.url], secret=SECRET)
+        assert endpoints.names == (receiver.url, other.url), "a loop for each, though one is configured twice"
+        assert await box.run_endpoint(endpoints, receiver.url) == 0
+        for n in range(5):
+            await box.emit("order.paid", f"ord_{n}")
+        assert await box.run_endpoint(endpoints, receiver.url, limit=3) == 3
+        assert await box.run_endpoint(endpoints, receiver.url) == 2
+        assert other.received == []
+        # It was known before the events happened, so it has missed none.
+        assert await box.drain(endpoints) == 5
+        assert (len(receiver.received), len(other.received)) == (5, 5)
+    with pytest.raises(KeyError):
+        await box.run_endpoint(endpoints, "https://erp.example/unknown")
 
 
 # ── Order ──────────

@@ -291,7 +291,7 @@ async def test_a_key_that_met_another_body_is_an_alarm(shop: Shop) -> None:
     shop.transport.faults.append(("POST", "/v1/payment_intents", mismatch))
     with pytest.raises(InvalidRequest):
         await shop.start(order.id, "stripe")
-    assert await shop.events() == ["alarm.gateway"]
+    assert await shop.events() == ["payment.failed", "alarm.gateway"]
 
 
 async def test_a_held_payment_stops_the_other_gateway_too(shop: Shop) -> None:
@@ -461,8 +461,8 @@ async def test_a_problem_that_stays_is_told_once_an_hour(shop: Shop) -> None:
     shop.transport.faults.append(("GET", "/v1/payment_intents", forgotten))
     for _ in range(5):
         assert (await shop.complete(card.payment.id)).unknown
-    assert await shop.events() == ["alarm.gateway"]
+    assert await shop.events() == ["payment.failed", "alarm.gateway"]
     shop.clock.pass_seconds(3600)
     await shop.complete(card.payment.id)
-    assert await shop.events() == ["alarm.gateway"] * 2
+    assert await shop.events() == ["payment.failed", "alarm.gateway"] * 2
     assert await shop.payment_status(card.payment.id) == "awaiting_buyer", "unknown there is no failure here"

@@ -189,6 +189,7 @@ payments = _table(
     Column("asked_at", Big, nullable=False),  # When the newest snapshot was asked for; older news comes too late.
     Column("created_at", Big, nullable=False),
     Column("updated_at", Big, nullable=False),
+    Column("silent_since", Big),  # Since when the gateway does not answer recovery's looks; NULL: it does.
     *_lease(),
     _one_of("status", *_PAYMENT),
     _one_of("refund_status", "none", "partial", "full"),
@@ -227,6 +228,7 @@ operations = _table(
     Column("request", Text, nullable=False),  # What goes out under the key, so that a repeat says the same.
     Column("state", Text, nullable=False),
     Column("claimed_until", Big, nullable=False),  # Until then one caller owns the call; later another may repeat it.
+    Column("sent_at", Big),  # When the call may have gone out for the first time: its key's life counts from then.
     Column("created_at", Big, nullable=False),
     Column("finished_at", Big),
     _one_of("kind", "create", "authorize", "capture", "void", "refund"),

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from paidonce.aftersales import Dispute, Refund
-from paidonce.capturing import is_owed
 from paidonce.states import OrderStatus
 from paidonce.store import OrderView
 from paidonce.web import views
@@ -60,7 +59,7 @@ def _does_not_count(order: OrderView, attempt: Attempt) -> Iterator[Note]:
     if captured is None:
         return
     why = "came in addition" if order.status is OrderStatus.PAID else "came too late"
-    back = "; you get it back without doing anything." if is_owed(attempt.payment) else "."
+    back = "; you get it back without doing anything." if attempt.payment.is_owed else "."
     yield Note("info", f"A payment of {views.money(captured)} {why} and does not count for this order{back}")
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from paidonce import capturing, checkout
+from paidonce import checkout
 from paidonce.declines import buyer_sentence
 from paidonce.errors import (
     AlreadyPaid,
@@ -224,7 +224,7 @@ async def show_order(request: Request, order_id: OrderId, user: MaybeUser, core:
         # What waits for the shop's staff does not change by asking.
         reserved=under_way is not None and _waits_for_staff(under_way),
         held=next((one for one in attempts if _is_held(one.payment)), None),
-        comes_back=any(capturing.is_owed(one.payment) for one in attempts),
+        comes_back=any(one.payment.is_owed for one in attempts),
         came_back=any(one.payment.owed_to_buyer for one in attempts),
         declined=_declined(attempts),
         images=await _images(core, shop),
@@ -237,7 +237,7 @@ def _waits_for_staff(payment: Payment) -> bool:
 
 
 def _is_held(payment: Payment) -> bool:
-    return payment.status is PaymentStatus.HELD and not capturing.is_done(payment)
+    return payment.is_in_the_way
 
 
 def _declined(attempts: list[Attempt]) -> str | None:
@@ -285,7 +285,7 @@ async def pay(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDe
     order, attempts = await core.db.read(api.own_order, shop.store, order_id, user)
     settled = order.status not in (OrderStatus.OPEN, OrderStatus.PENDING)
     busy = _first(attempts, _UNDER_WAY) or any(_is_held(one.payment) for one in attempts)
-    if settled or busy or order.user_id != user.id or any(capturing.is_owed(one.payment) for one in attempts):
+    if settled or busy or order.user_id != user.id or any(one.payment.is_owed for one in attempts):
         return views.go_to(here)
     offers = [_offer(shop, shop.gateways[name], part, order) for name, part in shop.components.items()]
     usable = [shop.components[offer.name] for offer in offers if offer.unavailable is None]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from paidonce.errors import GatewayMisconfigured, GatewayRefused
-from paidonce.gateways.base import Account, DeclineCode, Progress
+from paidonce.errors import GatewayBusy, GatewayMisconfigured, GatewayRefused, OutcomeUnknown
+from paidonce.gateways.base import Account, DeclineCode, HttpResponse, Progress
 from paidonce.money import Money, MoneyError
 
 if TYPE_CHECKING:
@@ -168,6 +168,44 @@ async def test_an_approval_that_nobody_uses_is_reversed(shop: Shop) -> None:
     assert late.decline is not None
     assert late.decline.code is DeclineCode.APPROVAL_NEEDED
     assert shop.moved() == 0
+
+
+@pytest.mark.parametrize("fault", ["lags", "fails", "refused"])
+async def test_a_capture_with_an_unreadable_answer_is_unknown_until_the_order_shows_it(shop: Shop, fault: str) -> None:
+    """The order that still reads as approved, or can't be read, must not look like a capture that did not happen."""
+    ref = await shop.approved()
+    await shop.gateway.fetch(ref)
+    lagging = shop.line.exchanges[-1][1]
+    shop.fail("/capture", HttpResponse(201, {}, b"{}"), reached=True)
+    for _ in range(3):
+        if fault == "refused":
+            shop.refuse(f"/orders/{ref}", "INVALID_RESOURCE_STATE")
+        else:
+            shop.fail(f"/orders/{ref}", lagging if fault == "lags" else GatewayBusy("could not connect"))
+
+    with pytest.raises(OutcomeUnknown):
+        await shop.gateway.capture(ref, idempotency_key="capture-1", amount=EUR_1999)
+
+    assert shop.moved() == 1
+    shop.line.faults.clear()
+    again = await shop.gateway.capture(ref, idempotency_key="capture-1", amount=EUR_1999)
+    assert again.progress is Progress.CAPTURED
+    assert shop.moved() == 1
+
+
+async def test_another_orders_capture_is_not_taken_for_this_one(shop: Shop) -> None:
+    ref = await shop.approved()
+    other = (await shop.gateway.create(shop.request(key="create-2"))).snapshot.ref
+    shop.twin.approve(other, now=shop.clock.now())
+    await shop.gateway.capture(other, idempotency_key="capture-2", amount=EUR_1999)
+    theirs = shop.line.exchanges[-1][1]
+    shop.fail(f"/{ref}/capture", theirs)
+
+    with pytest.raises(OutcomeUnknown, match="another order"):
+        await shop.gateway.capture(ref, idempotency_key="capture-1", amount=EUR_1999)
+
+    assert (await shop.gateway.fetch(ref)).progress is Progress.APPROVED
+    assert shop.moved() == 1
 
 
 async def test_void_reads_and_changes_nothing(shop: Shop) -> None:

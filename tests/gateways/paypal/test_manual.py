@@ -277,3 +277,68 @@ async def test_a_capture_that_was_made_is_told_though_the_reading_lags(shop: Sho
 
     assert paid.progress is Progress.CAPTURED
     assert paid.capture_ref == (await shop.gateway.fetch(ref)).capture_ref
+
+
+@pytest.mark.parametrize("news", [{}, {"id": "CAP-1"}, {"status": "COMPLETED"}, {"id": "CAP-1", "status": "COMPLETED"}])
+@pytest.mark.parametrize("reading", ["lags", "fails"])
+async def test_a_capture_that_nobody_can_tell_about_is_unknown_and_not_declined(
+    shop: Shop, news: dict[str, str], reading: str
+) -> None:
+    """PayPal took the money and says too little of it; its reading of the order still says "authorized"."""
+    ref = await authorized(shop)
+    before = shop.line.deliver(replace(shop.line.sent[-1], method="GET", url=_order_url(ref)))
+    shop.fail("/capture", HttpResponse(201, {}, json.dumps(news).encode()), reached=True)
+    shop.fail(f"/orders/{ref}", before)
+    for _ in range(3):
+        shop.fail(f"/orders/{ref}", before if reading == "lags" else GatewayBusy("could not connect"))
+
+    with pytest.raises(OutcomeUnknown):
+        await shop.gateway.capture(ref, idempotency_key="capture-1", amount=EUR_1999)
+
+    assert shop.moved() == 1
+    shop.line.faults.clear()
+    again = await shop.gateway.capture(ref, idempotency_key="capture-1", amount=EUR_1999)
+    assert (again.progress, again.captured) == (Progress.CAPTURED, EUR_1999)
+    assert shop.moved() == 1
+
+
+async def test_a_capture_that_only_the_reading_tells_about_is_paid(shop: Shop) -> None:
+    ref = await authorized(shop)
+    shop.fail("/capture", HttpResponse(201, {}, b"{}"), reached=True)
+
+    paid = await shop.gateway.capture(ref, idempotency_key="capture-1", amount=EUR_1999)
+
+    assert (paid.progress, paid.captured, paid.decline) == (Progress.CAPTURED, EUR_1999, None)
+    assert shop.moved() == 1
+
+
+async def test_another_order_than_asked_for_decides_nothing(shop: Shop) -> None:
+    ref, other = await authorized(shop), await opened(shop, key="create-2")
+    await shop.gateway.authorize(other, idempotency_key="authorize-2")
+    await shop.gateway.capture(other, idempotency_key="capture-2", amount=EUR_1999)
+    theirs = shop.line.deliver(replace(shop.line.sent[-1], method="GET", url=_order_url(other)))
+
+    for call in (
+        lambda: shop.gateway.fetch(ref),
+        lambda: shop.gateway.reopen(ref),
+        lambda: shop.gateway.void(ref),
+        lambda: shop.gateway.capture(ref, idempotency_key="capture-1", amount=EUR_1999),
+    ):
+        shop.fail(f"/orders/{ref}", theirs)
+        with pytest.raises(OutcomeUnknown, match="another order"):
+            await call()
+
+    assert (await shop.gateway.fetch(ref)).progress is Progress.AUTHORIZED
+    assert (shop.moved(), shop.line.count("/void")) == (1, 0)
+
+
+async def test_another_orders_state_after_a_void_does_not_hide_the_void(shop: Shop) -> None:
+    ref, other = await authorized(shop), await opened(shop, key="create-2")
+    mine = shop.line.deliver(replace(shop.line.sent[-1], method="GET", url=_order_url(ref)))
+    theirs = shop.line.deliver(replace(shop.line.sent[-1], method="GET", url=_order_url(other)))
+    shop.fail(f"/orders/{ref}", mine)
+    shop.fail(f"/orders/{ref}", theirs)
+
+    voided = await shop.gateway.void(ref)
+
+    assert (voided.ref, voided.progress) == (ref, Progress.CANCELED)

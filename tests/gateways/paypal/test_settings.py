@@ -88,6 +88,17 @@ def test_contradictions_stop_the_start(changes: dict[str, str], named: str) -> N
     assert "canary" not in told
 
 
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_webhook_id_stops_the_start_while_none_means_no_webhooks(empty: str) -> None:
+    told = problems(PAYPAL_WEBHOOK_ID=empty)
+
+    assert told.startswith("PAYPAL_WEBHOOK_ID is empty: ")
+    assert "remove the setting" in told
+    settings = read_settings(KEYS)
+    assert settings is not None
+    assert settings.webhook_id is None
+
+
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         read_settings({"PAYPAL_CLIENT_ID": "x", "PAYPAL_ENVIRONMENT": "real"})

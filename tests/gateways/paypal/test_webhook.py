@@ -165,7 +165,7 @@ async def test_a_webhook_for_another_endpoint_is_refused(endpoint: Endpoint) -> 
 
 
 async def test_without_a_webhook_id_nothing_is_accepted() -> None:
-    endpoint = Endpoint(OURS | {"PAYPAL_WEBHOOK_ID": ""})
+    endpoint = Endpoint({name: value for name, value in OURS.items() if name != "PAYPAL_WEBHOOK_ID"})
 
     with pytest.raises(WebhookRefused, match="PAYPAL_WEBHOOK_ID"):
         await endpoint.read()
@@ -545,6 +545,86 @@ async def test_a_flood_of_invented_addresses_is_no_flood_of_calls(endpoint: Endp
     endpoint.clock.pass_seconds(certificates.REFUSED_SECONDS)
     endpoint.shelf.put(BASE + "/v1/notifications/certs/NEW", AUTHORITY.issue())
     assert (await endpoint.read(cert_url=BASE + "/v1/notifications/certs/NEW")).relevant
+
+
+async def flood(endpoint: Endpoint) -> None:
+    """Use up the budget for certificates that nobody has seen before."""
+    for number in range(certificates.MOST_FAILURES):
+        with pytest.raises(WebhookRefused):
+            await endpoint.read(cert_url=f"{BASE}/v1/notifications/certs/FORGED-{endpoint.clock.now()}-{number}")
+
+
+async def test_a_flood_does_not_close_the_door_to_the_genuine_certificate(endpoint: Endpoint) -> None:
+    """Its hours end in the middle of the flood, and it is asked for again all the same."""
+    await endpoint.read()
+    endpoint.clock.pass_seconds(certificates.KEPT_SECONDS)
+    await flood(endpoint)
+    before = len(endpoint.shelf.sent)
+
+    assert (await endpoint.read()).relevant
+
+    assert endpoint.shelf.sent[before:] == [ADDRESS, ROOT_ADDRESS]
+    with pytest.raises(WebhookUnverifiable):
+        await endpoint.read(cert_url=BASE + "/v1/notifications/certs/ONE-MORE")
+    assert len(endpoint.shelf.sent) == before + 2, "the budget is still used up for others"
+
+
+async def test_a_known_certificate_costs_strangers_nothing_of_their_budget(endpoint: Endpoint) -> None:
+    await endpoint.read()
+    endpoint.clock.pass_seconds(certificates.KEPT_SECONDS)
+    endpoint.shelf.put(ADDRESS, WRONG["unknown authority"])
+    with pytest.raises(WebhookRefused):
+        await endpoint.read()
+    before = len(endpoint.shelf.sent)
+
+    await flood(endpoint)
+
+    assert len(endpoint.shelf.sent) - before == certificates.MOST_FAILURES
+
+
+@pytest.mark.parametrize("fault", [OutcomeUnknown("time-out"), GatewayBusy("could not connect"), 503])
+async def test_a_known_certificate_is_used_on_while_paypal_does_not_answer(
+    endpoint: Endpoint, fault: OutcomeUnknown | GatewayBusy | int
+) -> None:
+    soon = datetime.fromtimestamp(endpoint.clock.now() // SECOND + 8 * 3600, UTC)
+    endpoint.shelf.put(ADDRESS, AUTHORITY.issue(ends=soon))
+    await endpoint.read()
+    if isinstance(fault, int):
+        endpoint.shelf.put(ADDRESS, b"", fault)
+    else:
+        endpoint.shelf.files[ADDRESS] = fault
+    endpoint.clock.pass_seconds(certificates.KEPT_SECONDS)
+    before = len(endpoint.shelf.sent)
+
+    events = await asyncio.gather(*(endpoint.read() for _ in range(10)))
+
+    assert len(events) == 10
+    assert endpoint.shelf.sent[before:] == [ADDRESS], "the outage is asked once, and not by every webhook"
+    assert endpoint.clock.slept == [], "nobody waits for the answer"
+    with pytest.raises(WebhookRefused, match="signature"):
+        await endpoint.gateway.read_webhook(signed(BODY, now=endpoint.clock.now()), BODY + b" ")
+    # Never beyond the certificate's own end.
+    endpoint.clock.pass_seconds(2 * 3600 + 1)
+    with pytest.raises(WebhookUnverifiable):
+        await endpoint.read()
+
+
+async def test_a_certificate_that_paypal_withdrew_stays_withdrawn_and_may_come_back(endpoint: Endpoint) -> None:
+    """A clear no is no outage. It must not be undone by an outage after it, nor made lasting by a flood."""
+    await endpoint.read()
+    endpoint.clock.pass_seconds(certificates.KEPT_SECONDS)
+    endpoint.shelf.put(ADDRESS, b"", 404)
+    with pytest.raises(WebhookRefused):
+        await endpoint.read()
+    endpoint.clock.pass_seconds(certificates.REFUSED_SECONDS)
+    endpoint.shelf.files[ADDRESS] = OutcomeUnknown("time-out")
+    with pytest.raises(WebhookUnverifiable):
+        await endpoint.read()
+
+    endpoint.shelf.put(ADDRESS, AUTHORITY.issue())
+    endpoint.clock.pass_seconds(certificates.UNREACHABLE_SECONDS)
+    await flood(endpoint)
+    assert (await endpoint.read()).relevant
 
 
 async def test_few_certificates_are_kept(endpoint: Endpoint) -> None:

@@ -105,8 +105,7 @@ def read_settings(environment: Mapping[str, str]) -> PayPalSettings | None:
     if given["PAYPAL_MERCHANT_ID"] and not _MERCHANT_ID.fullmatch(given["PAYPAL_MERCHANT_ID"]):
         fix = _FIX["PAYPAL_MERCHANT_ID"]
         problems.append(f"PAYPAL_MERCHANT_ID is no merchant ID (an e-mail address is not one): {fix}.")
-    if given["PAYPAL_WEBHOOK_ID"] and not _WEBHOOK_ID.fullmatch(given["PAYPAL_WEBHOOK_ID"]):
-        problems.append(f"PAYPAL_WEBHOOK_ID is no webhook ID: {_FIX['PAYPAL_WEBHOOK_ID']}.")
+    problems += _webhook_problems(environment.get("PAYPAL_WEBHOOK_ID"))
     if problems:
         raise ConfigError(problems)
     from paidonce.gateways.paypal.gateway import PayPalSettings
@@ -146,6 +145,17 @@ def _mode_problems(given: Mapping[str, str], mode: str) -> list[str]:
             "set the live app's client ID, or set PAYPAL_ENVIRONMENT to 'sandbox'."
         )
     return problems
+
+
+def _webhook_problems(value: str | None) -> list[str]:
+    """What is wrong with PAYPAL_WEBHOOK_ID; None means that it was left out on purpose."""
+    if value is None:
+        return []
+    fix = _FIX["PAYPAL_WEBHOOK_ID"]
+    if not value.strip():
+        # Whoever set it expects webhooks, and would find out by their absence.
+        return [f"PAYPAL_WEBHOOK_ID is empty: {fix}, or remove the setting to do without webhooks."]
+    return [] if _WEBHOOK_ID.fullmatch(value.strip()) else [f"PAYPAL_WEBHOOK_ID is no webhook ID: {fix}."]
 
 
 def _address_problems(name: str, value: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 Anybody can post a webhook and name any address in it. So an address is compared as text with the few that PayPal uses,
 before anything is opened; nothing is believed that does not chain up to a known root; and failures are remembered, or
-a flood of forged webhooks would become a flood of calls.
+a flood of forged webhooks would become a flood of calls. Such a flood uses up a budget that addresses which have
+proved to be PayPal's don't need, so it can't keep the genuine webhooks out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
 PATH = "/v1/notifications/certs/"
 LARGEST_BYTES = 64 * 1024
 FETCH_SECONDS = 8.0
-# A certificate that PayPal withdraws is believed for at most this long.
+# A certificate that PayPal withdraws is believed for at most this long, unless PayPal can't be asked then.
 KEPT_SECONDS = 6 * 3600
 # What was wrong stays wrong for a while; an outage may be over in a moment.
 REFUSED_SECONDS = 60
 UNREACHABLE_SECONDS = 2
 MOST_KEPT = 16
-# Failures of the last moments, and fetches under way. PayPal itself uses one address for months.
+# Failures of the last moments and fetches under way, of addresses that never had a genuine certificate. PayPal itself
+# uses one address for months.
 MOST_FAILURES = 20
 _POLL_SECONDS = 0.02
 _LONGEST_CHAIN = 8
@@ -53,8 +55,11 @@ _PEM_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
+    """A verified key: asked for again from `until` on, and of no use from `ends` on, when its certificate ends."""
+
     key: RSAPublicKey
     until: Microseconds
+    ends: Microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +95,16 @@ class Certificates:
     async def key(self, address: str) -> RSAPublicKey:
         """The verified key behind `address`. One task fetches it; others that ask meanwhile wait for that one.
 
-        Raises `WebhookRefused` for a forbidden address and for a certificate that is not PayPal's, and
-        `WebhookUnverifiable` if it can't be fetched now.
+        A key that is known is asked for again after some hours; while PayPal does not answer that, it goes on being
+        used until its certificate ends. Raises `WebhookRefused` for a forbidden address and for a certificate that is
+        not PayPal's, and `WebhookUnverifiable` if it can't be fetched now.
         """
         self.check_address(address)
         while True:
             now = self._clock.now()
-            if (known := self._known.get(address)) is not None and now < known.until:
-                return known.key
             self._failures = {where: one for where, one in self._failures.items() if now < one.until}
+            if (key := self._usable(address, now)) is not None:
+                return key
             if (failure := self._failures.get(address)) is not None:
                 # A new one each time: an error that is raised twice grows a traceback.
                 raise type(failure.error)(str(failure.error))
@@ -106,15 +112,24 @@ class Certificates:
                 return await self._fetch(address)
             await self._clock.sleep(_POLL_SECONDS)
 
+    def _usable(self, address: str, now: Microseconds) -> RSAPublicKey | None:
+        """The known key, if it need not be asked for again, or if that is under way or has just been in vain."""
+        known = self._known.get(address)
+        if known is None or now >= known.ends:
+            return None
+        asked = address in self._fetching or address in self._failures
+        return known.key if asked or now < known.until else None
+
     async def _fetch(self, address: str) -> RSAPublicKey:
-        if len(self._failures) + len(self._fetching) >= MOST_FAILURES:
+        if address not in self._known and self._strangers() >= MOST_FAILURES:
             raise WebhookUnverifiable("too many certificates could not be verified just now")
         self._fetching.add(address)
         try:
             known = await self._verified(address)
         except WebhookError as error:
-            seconds = UNREACHABLE_SECONDS if isinstance(error, WebhookUnverifiable) else REFUSED_SECONDS
-            self._failures[address] = _Failure(error, self._clock.now() + seconds * SECOND)
+            self._remember_failure(address, error)
+            if (key := self._usable(address, self._clock.now())) is not None:
+                return key
             raise
         finally:
             self._fetching.discard(address)
@@ -124,6 +139,20 @@ class Certificates:
             self._known.pop(next(iter(self._known)))
         return known.key
 
+    def _strangers(self) -> int:
+        return sum(address not in self._known for address in self._failures.keys() | self._fetching)
+
+    def _remember_failure(self, address: str, error: WebhookError) -> None:
+        now = self._clock.now()
+        unreachable = isinstance(error, WebhookUnverifiable)
+        seconds = UNREACHABLE_SECONDS if unreachable else REFUSED_SECONDS
+        self._failures[address] = _Failure(error, now + seconds * SECOND)
+        known = self._known.get(address)
+        if known is not None and not unreachable:
+            # PayPal does not stand by this certificate any more. Its address stays known, so that a flood of forged
+            # webhooks can't keep us from asking again.
+            self._known[address] = replace(known, until=now, ends=now)
+
     async def _verified(self, address: str) -> _Known:
         chain = certificates_in(await self._download(address))
         if self._own_base is None:
@@ -132,7 +161,7 @@ class Certificates:
             roots = _store(certificates_in(await self._download(self._own_base + PATH + "ca")))
         now = self._clock.now()
         key, ends = check_chain(chain, roots, name=self._name, now=now)
-        return _Known(key, min(ends, now + KEPT_SECONDS * SECOND))
+        return _Known(key, min(ends, now + KEPT_SECONDS * SECOND), ends)
 
     async def _download(self, address: str) -> bytes:
         request = HttpRequest("GET", address, {"accept": "application/x-pem-file, text/plain, */*"})

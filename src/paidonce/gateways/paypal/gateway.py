@@ -40,6 +40,8 @@ _KNOWN_INTENTS = 4096
 _PAYPAL_SOURCES = ("https://*.paypal.com", "https://*.paypalobjects.com")
 _CSP_DIRECTIVES = ("script-src", "frame-src", "child-src", "connect-src", "img-src", "style-src")
 
+_CAPTURE_SHOWS = frozenset({Progress.CAPTURED, Progress.PROCESSING})
+_UNTOUCHED = frozenset({Progress.AWAITING_BUYER, Progress.APPROVED})
 _MONEY_MAY_MOVE = frozenset({Progress.CAPTURED, Progress.PROCESSING, Progress.AUTHORIZED})
 
 
@@ -104,8 +106,7 @@ class PayPalGateway:
 
         `disputes` stays None for an app that may not read disputes, and `refunds` where PayPal lists none of them.
         """
-        answer = await self._client.get(_path(ref))
-        snapshot = self._snapshot(answer)
+        answer, snapshot = await self._read(ref)
         if not details:
             return snapshot
         captures = [one["id"] for one in wire.captures(answer.body) if isinstance(one.get("id"), str)]
@@ -140,8 +141,8 @@ class PayPalGateway:
 
         PayPal has no call to end an order without one, and it moves no money unless we capture it.
         """
-        answer = await self._client.get(_path(ref))
-        before, authorization = self._snapshot(answer), wire.open_authorization(answer.body)
+        answer, before = await self._read(ref)
+        authorization = wire.open_authorization(answer.body)
         if before.progress is not Progress.AUTHORIZED or authorization is None:
             return before
         path = f"/v2/payments/authorizations/{quote(authorization, safe='')}/void"
@@ -153,8 +154,9 @@ class PayPalGateway:
                 raise refusal
             return found
         # PayPal answers this call with the authorization or with nothing at all, and both mean that it is void.
-        news = {**done.body, "id": authorization, "status": "VOIDED"}
-        return await self._read_after(ref, answer, "authorizations", news)
+        news = replace(done, body={**done.body, "id": authorization, "status": "VOIDED"})
+        newest = await self._read_after(ref, answer)
+        return self._with_news(ref, newest, "authorizations", news)
 
     async def refund(
         self, ref: str, capture_ref: str, *, idempotency_key: str, amount: Money, refund_id: str
@@ -196,11 +198,18 @@ class PayPalGateway:
     def _opened(self, snapshot: Snapshot) -> Opened:
         return Opened(snapshot, {"order_id": snapshot.ref, "client_id": self._settings.client_id})
 
-    def _snapshot(self, answer: Answer) -> Snapshot:
+    async def _read(self, ref: str) -> tuple[Answer, Snapshot]:
+        answer = await self._client.get(_path(ref))
+        return answer, self._snapshot(answer, ref)
+
+    def _snapshot(self, answer: Answer, ref: str | None = None) -> Snapshot:
+        """What the answered order says; `ref` is the order that was asked for, None where it is made by this call."""
         try:
             snapshot = wire.snapshot(answer.body, live=self._settings.live, request_id=answer.debug_id)
         except wire.Unreadable as error:
             raise OutcomeUnknown(f"PayPal's order can't be read: {error}", request_id=answer.debug_id) from error
+        if ref is not None and snapshot.ref != ref:
+            raise OutcomeUnknown("PayPal answered with another order than asked for", request_id=answer.debug_id)
         self._remember_intent(snapshot.ref, answer.body.get("intent"))
         return snapshot
 
@@ -218,14 +227,26 @@ class PayPalGateway:
         except GatewayRefused as refusal:
             return await self._after_refusal(ref, refusal)
         try:
-            return self._snapshot(answer)
-        except OutcomeUnknown:
-            # It was carried out; only its description was incomplete.
-            return await self.fetch(ref)
+            return self._snapshot(answer, ref)
+        except OutcomeUnknown as error:
+            return await self._after_unreadable(ref, error)
+
+    async def _after_unreadable(self, ref: str, unreadable: OutcomeUnknown) -> Snapshot:
+        """Read the order after a call that was carried out, though its answer was `unreadable`.
+
+        Raises that if the reading fails, or shows an untouched order because it lags: neither means "not captured".
+        """
+        try:
+            found = await self.fetch(ref)
+        except GatewayError as error:
+            raise unreadable from error
+        if found.progress in _UNTOUCHED:
+            raise unreadable
+        return found
 
     async def _capture_authorization(self, ref: str, key: str, amount: Money) -> Snapshot:
-        answer = await self._client.get(_path(ref))
-        before, authorization = self._snapshot(answer), wire.open_authorization(answer.body)
+        answer, before = await self._read(ref)
+        authorization = wire.open_authorization(answer.body)
         if before.progress is not Progress.AUTHORIZED or authorization is None:
             return before
         body = {"amount": wire.money_to_wire(amount), "final_capture": True}
@@ -234,20 +255,40 @@ class PayPalGateway:
             made = await self._client.post(path, body, request_id=key)
         except GatewayRefused as refusal:
             return await self._after_refusal(ref, refusal)
-        return await self._read_after(ref, answer, "captures", made.body)
+        return await self._after_capture(ref, answer, made)
 
-    async def _read_after(self, ref: str, before: Answer, kind: str, news: wire.Json) -> Snapshot:
-        """The order after a call that was carried out. Neither a lag nor an outage of the reading may hide `news`."""
-        try:
-            answer = await self._client.get(_path(ref))
-            self._snapshot(answer)
-        except GatewayError:
-            answer = before
-        known = any(one.get("id") == news.get("id") for one in wire.payments(answer.body, kind))
-        if kind == "captures" and known:
+    async def _after_capture(self, ref: str, before: Answer, made: Answer) -> Snapshot:
+        """The order after its authorization was captured, which is carried out whatever can be read of it.
+
+        Raises `OutcomeUnknown` where neither the call's answer nor the reading tells what became of the capture: an
+        order that does not show it looks as if the capture had been declined.
+        """
+        newest = await self._read_after(ref, before)
+        if wire.shows(newest.body, "captures", made.body.get("id")):
             # The order's own words on a capture are as new as the call's, and more complete.
-            return self._snapshot(answer)
-        return self._snapshot(replace(answer, body=wire.with_payment(answer.body, kind, news)))
+            return self._snapshot(newest, ref)
+        try:
+            return self._with_news(ref, newest, "captures", made)
+        except OutcomeUnknown:
+            found = self._snapshot(newest, ref)
+            if found.progress not in _CAPTURE_SHOWS:
+                raise
+            return found
+
+    async def _read_after(self, ref: str, before: Answer) -> Answer:
+        """The order after a call that was carried out, or as it was `before` if it can't be read now."""
+        try:
+            return (await self._read(ref))[0]
+        except GatewayError:
+            return before
+
+    def _with_news(self, ref: str, order: Answer, kind: str, news: Answer) -> Snapshot:
+        """The order with a payment as the call told it: neither a lag nor an outage of the reading may hide `news`."""
+        try:
+            body = wire.with_payment(order.body, kind, news.body)
+        except wire.Unreadable as error:
+            raise OutcomeUnknown(f"PayPal's answer can't be read: {error}", request_id=news.debug_id) from error
+        return self._snapshot(replace(order, body=body), ref)
 
     async def _after_refusal(self, ref: str, refusal: GatewayRefused) -> Snapshot:
         """Read the order after a refused capture and say what both mean. Raises the refusal if it is no news of it."""

@@ -220,12 +220,21 @@ def open_authorization(order: Json) -> str | None:
     return _text(found[0], "id") if found else None
 
 
+def shows(order: Json, kind: str, ref: object) -> bool:
+    """Whether an order holds the payment `ref` of one kind; a payment without an id is none that could be held."""
+    return isinstance(ref, str) and ref != "" and any(one.get("id") == ref for one in payments(order, kind))
+
+
 def with_payment(order: Json, kind: str, news: Json) -> Json:
-    """`order` with one payment as a call has just told it, since reading the order may lag behind that call."""
+    """`order` with one payment as a call has just told it, since reading the order may lag behind that call.
+
+    Raises `Unreadable` if `news` has no id or status: the order without it would be old, and look like a decision.
+    """
     units = _objects(order.get("purchase_units"))
-    ref, status = news.get("id"), news.get("status")
-    if not units or not isinstance(ref, str) or not isinstance(status, str):
-        return order
+    if not units:
+        raise Unreadable("purchase_units is missing")
+    ref = _text(news, "id")
+    _text(news, "status")
     told = _object(units[0].get("payments"))
     others = [one for one in _objects(told.get(kind)) if one.get("id") != ref]
     known = next((one for one in _objects(told.get(kind)) if one.get("id") == ref), {})

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "0002"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -191,6 +191,7 @@ def upgrade() -> None:
         sa.Column("asked_at", BIG, nullable=False),
         sa.Column("created_at", BIG, nullable=False),
         sa.Column("updated_at", BIG, nullable=False),
+        sa.Column("silent_since", BIG, nullable=True),
         sa.Column("due_at", BIG, nullable=True),
         sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("lease_token", sa.Text(), nullable=True),
@@ -338,6 +339,7 @@ def upgrade() -> None:
         sa.Column("request", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("claimed_until", BIG, nullable=False),
+        sa.Column("sent_at", BIG, nullable=True),
         sa.Column("created_at", BIG, nullable=False),
         sa.Column("finished_at", BIG, nullable=True),
         sa.CheckConstraint(
