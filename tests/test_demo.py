@@ -138,7 +138,7 @@ def test_once_pays_at_every_gateway_recovers_declines_and_adds_up(
     assert [row["status"] for row in books.orders] == ["paid"] * 2 * len(names)
     assert [row["status"] for row in books.payments] == ["captured"] * 2 * len(names)
     assert len(re.findall(r"order \S+ was declined:", ran.stdout)) == len(names)
-    assert len(books.entries) == 2 * len(names)
+    assert [row["kind"] for row in books.entries].count("capture") == 2 * len(names)
 
 
 def test_once_says_no_secret(paid: tuple[DataFolder, subprocess.CompletedProcess[str]]) -> None:

@@ -250,7 +250,7 @@ async def postpone(tx: Transaction, core: Core, lease: Lease, event: Stored, why
         if event.payment_id is not None:
             case = await lock_case(tx, core, event.payment_id, trigger="webhook")
             next_step = "Compare the payment with the gateway's own page: it told something that it does not show us."
-            await case.alarm("webhook_without_effect", event=event.id, type=event.type, next_step=next_step)
+            await case.alarm("webhook_without_effect", webhook=event.id, type=event.type, next_step=next_step)
         return
     wait = backoff_seconds(lease.tries, first=_FIRST_WAIT_SECONDS, longest=_LONGEST_WAIT_SECONDS, salt=event.id)
     state = "parked" if event.payment_id is None else "recorded"

@@ -30,6 +30,7 @@ _TAKING = ("authorize", "capture")
 # What tells for certain how a call that takes money ended.
 _TOLD = frozenset({Progress.CAPTURED, Progress.AUTHORIZED, Progress.FAILED, Progress.CANCELED})
 _DAY = 24 * 3600
+_CLOCKS_DIFFER_SECONDS = 60
 
 Also = Callable[[Transaction], Awaitable[object]]
 
@@ -137,9 +138,7 @@ async def _bring_up_to_date(case: _Case, asked_at: Microseconds) -> Settled:
     if overtaken:
         await _keep_what_was_learned(case)
     else:
-        case.payment = replace(
-            case.payment, gateway_ref=case.snapshot.ref, asked_at=max(asked_at, min(case.payment.asked_at, case.now))
-        )
+        case.payment = replace(case.payment, gateway_ref=case.snapshot.ref, asked_at=max(asked_at, _newest_news(case)))
         await _APPLY[case.snapshot.progress](case)
     await aftersales.apply(case, case.snapshot)
     command = None if overtaken else _command(case)
@@ -231,9 +230,15 @@ async def _comes_too_late(case: _Case, asked_at: Microseconds) -> bool:
     return progress is not Progress.FAILED and await _is_old_news(case, asked_at)
 
 
+def _newest_news(case: _Case) -> Microseconds:
+    """When the newest news was asked for. A moment in the future, beyond what clocks differ by, was none."""
+    asked_at = case.payment.asked_at
+    # Clocks of servers differ by seconds; one that was set back by more must not make all readings old.
+    return asked_at if asked_at <= case.now + _CLOCKS_DIFFER_SECONDS * SECOND else 0
+
+
 async def _is_old_news(case: _Case, asked_at: Microseconds) -> bool:
-    # Should the clock have been set back, what was asked "later" than now is no newer news.
-    if asked_at < min(case.payment.asked_at, case.now):
+    if asked_at < _newest_news(case):
         return True
     return case.snapshot.progress is not Progress.PROCESSING and await _money_was_asked_for(case)
 

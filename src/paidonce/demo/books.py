@@ -116,7 +116,8 @@ def _captured_payments(books: Books) -> Iterator[str]:
         booked[entry["payment_id"]].append((entry["gateway_object"], debits.get(entry["id"])))
     for payment in books.payments:
         captured = Money(payment["captured_minor"], payment["currency"])
-        expected = [(payment["capture_ref"], captured)] if payment["capture_ref"] is not None else []
+        has_money = payment["status"] in ("captured", "held") and payment["capture_ref"] is not None
+        expected = [(payment["capture_ref"], captured)] if has_money else []
         if booked[payment["id"]] != expected:
             count = len(booked[payment["id"]])
             state = f"{payment['status']} over {captured}"
