@@ -16,8 +16,8 @@ from paidonce.core import Policy
 from paidonce.gateways.base import CaptureMethod
 from paidonce.ports import Database
 from paidonce.sandbox.app import sandbox_cores
-from support.shop import SANDBOX_URL, Shop, open_shop, stock_up
-from support.storm import Storm, YieldingClock
+from support.shop import SANDBOX_URL, ShiftedClock, Shop, open_shop, stock_up
+from support.storm import Storm
 
 BURSTS, STEPS_PER_BURST = 10, 20
 ENDED = ("captured", "failed", "canceled")
@@ -51,7 +51,7 @@ class Ended:
 def storm_shop(database: Database, seed: int) -> Shop:
     method = CaptureMethod.MANUAL if seed % 3 == 2 else CaptureMethod.AUTOMATIC
     policy = Policy(capture_method=method)
-    return open_shop(database, clock=YieldingClock(), twins=dict(sandbox_cores(SANDBOX_URL)), policy=policy)
+    return open_shop(database, clock=ShiftedClock(), twins=dict(sandbox_cores(SANDBOX_URL)), policy=policy)
 
 
 @pytest.fixture(params=SEEDS)

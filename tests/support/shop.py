@@ -5,6 +5,7 @@ Only the socket between client and twin is left out, so that a test can lose an 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class ShiftedClock:
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.shift += int(seconds * SECOND)
+        # Whoever polls must let others do what it waits for.
+        await asyncio.sleep(0)
 
     def pass_seconds(self, seconds: int) -> None:
         self.shift += seconds * SECOND

@@ -19,7 +19,7 @@ from paidonce.errors import CommitUnknown, OutcomeUnknown, Problem, SoldOut, Web
 from paidonce.gateways.base import HttpRequest, HttpResponse
 from paidonce.ports import SECOND, Database, Row, Transaction
 from paidonce.store import OrderView
-from support.shop import STAFF, ShiftedClock, Shop, open_shop
+from support.shop import STAFF, Shop, open_shop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,14 +46,6 @@ _HOUR, _DAY = 3600, 24 * 3600
 WAITS_BETWEEN = (1, 1, 31, 31, 100, 100, 700, 700, 1300, 4000, 7 * _HOUR, 25 * _HOUR, 3 * _DAY, 8 * _DAY)
 CALM_WAITS = (0, 700, 2 * _HOUR, 7 * _HOUR, _DAY, _DAY, 3 * _DAY, 7 * _DAY, 15 * _DAY, 15 * _DAY, 20 * _DAY)
 _ANSWERS_WITHOUT_SENSE = (502, {"content-type": "text/html"}, b"<html>Bad gateway</html>")
-
-
-class YieldingClock(ShiftedClock):
-    """Sleeping takes no time and lets everybody else go on, or whoever waits for another one would wait for ever."""
-
-    async def sleep(self, seconds: float) -> None:
-        await super().sleep(seconds)
-        await asyncio.sleep(0)
 
 
 class _Rolled(Exception):
