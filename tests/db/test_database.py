@@ -324,7 +324,7 @@ async def test_close_finishes_what_was_handed_over_and_refuses_more(database_url
         return id
 
     tasks = [asyncio.create_task(database.transaction(write, f"o{number}")) for number in range(20)]
-    await asyncio.sleep(0)
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     await database.close()
     await database.close()
     finished = await asyncio.gather(*tasks, return_exceptions=True)
