@@ -13,6 +13,8 @@ from paidonce._version import __version__
 
 if TYPE_CHECKING:
     from paidonce.app import create_app as create_app
+    from paidonce.captures import capture as capture
+    from paidonce.captures import release as release
     from paidonce.checkout import PaymentView as PaymentView
     from paidonce.checkout import Result as Result
     from paidonce.checkout import Started as Started
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from paidonce.gateways.base import Gateway as Gateway
     from paidonce.gateways.base import Snapshot as Snapshot
     from paidonce.money import Money as Money
+    from paidonce.outbox import Event as Event
+    from paidonce.refunds import refund as refund
     from paidonce.settlement import settle as settle
     from paidonce.states import OrderStatus as OrderStatus
     from paidonce.states import PaymentStatus as PaymentStatus
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "app": ("create_app",),
+    "captures": ("capture", "release"),
     "checkout": ("PaymentView", "Result", "Started", "cancel", "complete", "start"),
     "config": ("Settings", "load_settings"),
     "core": ("Actor", "Core", "Policy"),
@@ -49,6 +54,8 @@ _HOME = {
     "errors": ("ConfigError", "GatewayError", "PaidonceError", "Problem"),
     "gateways.base": ("Gateway", "Snapshot"),
     "money": ("Money",),
+    "outbox": ("Event",),
+    "refunds": ("refund",),
     "settlement": ("settle",),
     "states": ("OrderStatus", "PaymentStatus", "RefundStatus"),
     "store": ("SqlStore", "Store"),

@@ -17,6 +17,7 @@ from yarl import URL
 from paidonce import serving
 from paidonce.app import create_app
 from paidonce.config import load_settings
+from paidonce.deliveries import Subscriber
 from paidonce.demo.servers import in_thread
 from paidonce.gateways.base import HttpRequest, HttpResponse
 from paidonce.gateways.registry import configure_all
@@ -144,7 +145,9 @@ class WebShop:
 
 
 @contextmanager
-def running_shop(database_url: str, **changes: str) -> Iterator[WebShop]:
+def running_shop(
+    database_url: str, *, subscribers: Mapping[str, Subscriber] | None = None, **changes: str
+) -> Iterator[WebShop]:
     """A shop on a free port with both gateways; `changes` are settings."""
     clock = ShiftedClock()
     twins = dict(sandbox_cores(SANDBOX_URL))
@@ -160,6 +163,8 @@ def running_shop(database_url: str, **changes: str) -> Iterator[WebShop]:
             "PAIDONCE_WORKER": "0",
             **changes,
         }
-        app = create_app(load_settings(environment), gateways=gateways, clock=clock, environment=environment)
+        app = create_app(
+            load_settings(environment), gateways=gateways, clock=clock, environment=environment, subscribers=subscribers
+        )
         with in_thread(app, listener):
             yield WebShop(app, url, clock, twins)
