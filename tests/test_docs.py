@@ -72,3 +72,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 def _anchors(page: Path) -> set[str]:
     titles = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_event_and_alarm_is_documented() -> None:
+    """What a merchant's systems may hear stands on the page of events, and nothing else does."""
+    page = (ROOT / "docs" / "events.md").read_text("utf-8")
+    documented = set(re.findall(r"`((?:order|payment|refund|dispute|alarm)\.[a-z_]+)`", page))
+    code = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "src" / "paidonce").glob("*.py")))
+    emitted = set(re.findall(r'\bemit\(\s*(?:tx,\s*)?"([a-z]+\.[a-z_]+)"', code))
+    emitted |= {f"alarm.{name}" for name in re.findall(r'\b(?:alarm|_tell)\(\s*(?:case,\s*)?"([a-z_]+)"', code)}
+    emitted |= {"dispute.opened", "dispute.won", "dispute.lost", "alarm.delivery_given_up"}
+    assert len(emitted) > 15, "the code could not be read"
+    assert documented == emitted

@@ -436,7 +436,7 @@ async def alarm(tx: Transaction, core: Core, payment: Payment, error: GatewayErr
     """
     now = core.clock.now()
     last = await journal.last_noted(tx, "alarm.gateway", order_id=payment.order_id, payment_id=payment.id)
-    if last is not None and now - last < _ALARM_AGAIN_SECONDS * SECOND:
+    if last is not None and 0 <= now - last < _ALARM_AGAIN_SECONDS * SECOND:
         return
     detail = {"gateway": payment.gateway, "problem": str(error), "payment_id": payment.id}
     await journal.note(tx, "alarm.gateway", order_id=payment.order_id, payment_id=payment.id, detail=detail, now=now)

@@ -465,4 +465,7 @@ async def test_a_problem_that_stays_is_told_once_an_hour(shop: Shop) -> None:
     shop.clock.pass_seconds(3600)
     await shop.complete(card.payment.id)
     assert await shop.events() == ["alarm.gateway"] * 2
+    shop.clock.pass_seconds(-24 * 3600)
+    await shop.complete(card.payment.id)
+    assert await shop.events() == ["alarm.gateway"] * 3, "an alarm from before the clock was set back silences nothing"
     assert await shop.payment_status(card.payment.id) == "awaiting_buyer", "unknown there is no failure here"
