@@ -1,6 +1,6 @@
 # Everything a person types, as one-word commands. Each sets up what it needs first; repeating that takes no time.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check format lock screenshots dist clean
+.PHONY: help setup setup-dev demo test prove prove-long check format lock screenshots dist clean
 
 BIN := .venv/bin
 # The tools of .venv, and the browser that setup found, before those of the machine.
@@ -22,8 +22,15 @@ setup-dev: ## prepare .venv and the browser for the tests
 demo: setup ## start the shop with offline gateways (PORT=8000, ARGS=--once for a run without a browser)
 	@$(BIN)/python -m paidonce demo $(ARGS)
 
-test: check ## check, then every test (ARGS="-k stripe" to choose)
+test: check ## check, then every test (ARGS="-k stripe" to choose) and, without ARGS, the simulation
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 15 $(ARGS)
+	$(if $(ARGS),,$(MAKE) --no-print-directory prove)
+
+prove: setup-dev ## check the promise by simulation: single faults, pairs, 20,000 seeds, planted bugs
+	$(BIN)/python -m paidonce prove --mutants tests/mutants --jobs $(JOBS)
+
+prove-long: setup-dev ## the same for hours, with PostgreSQL and SIGKILL; writes docs/prove-report.md
+	$(BIN)/python scripts/prove_long.py
 
 check: setup-dev ## ruff, mypy strict and the tidy tests
 	$(BIN)/ruff check .

@@ -17,9 +17,9 @@ PACKAGE = ROOT / "src" / "paidonce"
 # Actions, settlement and what they stand on: plain coroutines over ports, which any driver can run.
 CORE = frozenset(
     {"advice.py", "aftersales.py", "captures.py", "capturing.py", "case.py", "checkout.py", "core.py", "declines.py"}
-    | {"errors.py", "explain.py", "inbox.py", "journal.py", "leases.py", "money.py", "outbox.py", "payments.py"}
-    | {"ports.py", "recovery.py", "refunds.py", "results.py", "schedule.py", "settlement.py", "states.py", "store.py"}
-    | {"timeline.py"}
+    | {"errors.py", "explain.py", "inbox.py", "invariants.py", "journal.py", "leases.py", "money.py", "outbox.py"}
+    | {"payments.py", "ports.py", "recovery.py", "refunds.py", "results.py", "schedule.py", "settlement.py"}
+    | {"states.py", "store.py", "timeline.py"}
 )
 GATEWAY_NAMES = re.compile(r"stripe|paypal", re.IGNORECASE)
 # A settled payment is judged by these values alone; the gateway's client is out of reach by construction.
@@ -27,7 +27,7 @@ SETTLEMENT_MAY_IMPORT = frozenset(
     {"Snapshot", "Progress", "Decline", "DeclineCode", "Account", "CaptureMethod"}
     | {"RefundSnapshot", "RefundProgress", "DisputeSnapshot", "DisputeProgress"}
 )
-SETTLING = frozenset({"settlement.py", "aftersales.py", "case.py"})
+SETTLING = frozenset({"settlement.py", "aftersales.py", "case.py", "invariants.py"})
 GATEWAY_MAY_IMPORT = frozenset({"_version", "declines", "errors", "money", "ports"})
 SQL_OF_TRANSACTIONS = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|START TRANSACTION)\b")
 COMMENTS = re.compile(r"/\*.*?\*/|<!--.*?-->|\{#.*?#\}|(?m:^\s*//.*$)", re.DOTALL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from paidonce import journal, payments
+from paidonce import invariants, journal, payments
 from paidonce.case import Case, intend, reopen_order
 from paidonce.gateways.base import DisputeProgress, DisputeSnapshot, RefundProgress, RefundSnapshot, Snapshot
 from paidonce.journal import Account, Kind
@@ -203,7 +203,11 @@ async def intend_refund(
     request_key: str | None = None,
     refund_id: str | None = None,
 ) -> Refund:
-    """Write a refund down with its operation and key, before any call. The caller has checked `left_to_refund`."""
+    """Write a refund down with its operation and key, before any call. The caller has checked `left_to_refund`.
+
+    Raises `AssertionError`, so that nothing is written, if it would give back more than was captured (invariant I5).
+    """
+    await invariants.require_room(case, amount)
     refund_id = refund_id or case.core.ids.new("ref")
     request = {"amount": amount.minor, "currency": amount.currency, "refund_id": refund_id}
     # Staff wait for the answer, so their request makes the call itself; an automatic refund is left to recovery.
@@ -237,6 +241,10 @@ async def intend_refund(
 async def intend_automatic_refund(case: Case, captured: Money, reason: str) -> None:
     """Money that found no order goes back by itself: written down here, carried out by recovery."""
     if await refunds_of(case.tx, case.payment.id):
+        return
+    if (broken := await invariants.without_room(case, captured)) is not None:
+        # Raising would hide the capture that the gateway has just told of; so only the refund is left to a person.
+        await invariants.tell(case, broken)
         return
     await intend_refund(case, captured, origin="automatic", actor="paidonce", reason=reason)
     await case.emit("alarm.refund_due", amount=captured.minor, currency=captured.currency, reason=reason)
@@ -362,8 +370,8 @@ async def _tell_refund(case: Case, refund: Refund, told: RefundSnapshot) -> None
         await case.alarm("refund_failed", **facts, next_step="The buyer still has to get this money: refund it again.")
 
 
-async def fail_refund(case: Case, refund: Refund, reason: str) -> None:
-    """A refund that certainly did not happen and never will under its key."""
+async def fail_refund(case: Case, refund: Refund, reason: str, *, replaced: bool = False) -> None:
+    """A refund that certainly did not happen and never will under its key; `replaced` if another takes its place."""
     refund = replace(refund, state="failed", failure_reason=reason)
     await _save_refund(case, refund)
     if refund.operation_id is not None:
@@ -376,7 +384,7 @@ async def fail_refund(case: Case, refund: Refund, reason: str) -> None:
     }
     await case.note("refund.failed", **facts)
     await case.emit("refund.failed", **facts)
-    if refund.origin == "automatic" and (await left_to_refund(case.tx, case.payment)).minor:
+    if refund.origin == "automatic" and not replaced and (await left_to_refund(case.tx, case.payment)).minor:
         await case.alarm("refund_failed", **facts, next_step="The buyer still has to get this money: refund it again.")
     await _sum_up(case)
 
@@ -390,10 +398,15 @@ async def _drop_refunds_without_room(case: Case) -> None:
     for refund in refunds:
         if refund.state != "recorded":
             continue
-        if refund.amount.minor > left:
-            await fail_refund(case, refund, "the money went back by another refund, made at the gateway")
-        else:
+        if refund.amount.minor <= left:
             left -= refund.amount.minor
+            continue
+        await fail_refund(case, refund, "the money went back by another refund, made at the gateway", replaced=True)
+        if refund.origin == "automatic" and left > 0:
+            # The gateway can't have carried the first one out, so the buyer still gets the rest by itself.
+            rest = Money(left, refund.amount.currency)
+            await intend_refund(case, rest, origin="automatic", actor="paidonce", reason=refund.reason)
+            left = 0
 
 
 async def _sum_up(case: Case) -> None:

@@ -64,16 +64,28 @@ class Case:
         data = {"payment_id": self.payment.id, "gateway": self.payment.gateway, **data}
         await outbox.emit(self.tx, event_type, order_id=self.order.id, data=data, ids=self.core.ids, now=self.now)
 
-    async def alarm(self, name: str, *, again_seconds: int | None = None, **detail: object) -> None:
-        """Tell the operator by history and event; with `again_seconds` only if that long has passed since the last."""
+    async def alarm(
+        self, name: str, *, again_seconds: int | None = None, about: str | None = None, **detail: object
+    ) -> None:
+        """Tell the operator by history and event; with `again_seconds` only if that long has passed since the last.
+
+        That is the last one of the payment, or with `about` (an id of ours) the order's last one about the same.
+        """
         event = f"alarm.{name}"
+        if about is not None:
+            detail["about"] = about
         if again_seconds is not None:
-            last = await journal.last_noted(self.tx, event, order_id=self.order.id, payment_id=self.payment.id)
+            last = await self._last_told(event, about)
             # One from the future was told before the clock was set back, and keeps nothing quiet.
             if last is not None and 0 <= self.now - last < again_seconds * SECOND:
                 return
         await self.note(event, **detail)
         await self.emit(event, **detail)
+
+    async def _last_told(self, event: str, about: str | None) -> Microseconds | None:
+        if about is not None:
+            return await journal.last_noted_about(self.tx, event, order_id=self.order.id, about=about)
+        return await journal.last_noted(self.tx, event, order_id=self.order.id, payment_id=self.payment.id)
 
     async def book(self, kind: journal.Kind, gateway_object: str, amount: Money, *, debit: str, credit: str) -> bool:
         """Enter money that moved at the payment's gateway; False if it stands there already."""

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from paidonce import cli_events, db
+from paidonce import cli_events, cli_prove, db
 from paidonce._version import __version__
 from paidonce.config import Settings, load_settings, read_environment
 from paidonce.errors import ConfigError, PaidonceError
@@ -227,6 +227,7 @@ async def _explain(settings: Settings, text: str) -> Explanation | None:
 
 
 app.add_typer(cli_events.app, name="events")
+app.command()(cli_prove.prove)
 
 
 @app.command()

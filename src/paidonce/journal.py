@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -53,6 +54,15 @@ class Entry:
     credit: str
 
 
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """What an entry does to one account, in minor units: a debit is positive, a credit negative."""
+
+    account: str
+    currency: str
+    minor: int
+
+
 _INSERT_ENTRY = """
 INSERT INTO journal_entries (id, gateway, gateway_object, kind, order_id, payment_id, created_at)
 VALUES (:id, :gateway, :gateway_object, :kind, :order_id, :payment_id, :now)
@@ -75,6 +85,17 @@ def balance_at(gateway: str) -> str:
 
 async def book(tx: Transaction, entry: Entry, *, ids: Ids, now: Microseconds) -> bool:
     """Enter it; False if it stands there already. Debits equal credits by construction (invariant I6)."""
+    currency, minor = entry.amount.currency, entry.amount.minor
+    postings = (Posting(entry.debit, currency, minor), Posting(entry.credit, currency, -minor))
+    return await enter(tx, entry, postings, ids=ids, now=now)
+
+
+async def enter(tx: Transaction, entry: Entry, postings: Sequence[Posting], *, ids: Ids, now: Microseconds) -> bool:
+    """Write an entry with its postings; False if it stands there already.
+
+    Raises `AssertionError`, so that nothing of the transaction is kept, for postings that don't add up to zero.
+    """
+    _require_balance(entry, postings)
     entry_id = ids.new("jnl")
     inserted = await tx.execute(
         _INSERT_ENTRY,
@@ -90,15 +111,23 @@ async def book(tx: Transaction, entry: Entry, *, ids: Ids, now: Microseconds) ->
     )
     if not inserted:
         return False
-    currency, minor = entry.amount.currency, entry.amount.minor
     await tx.execute_many(
         _INSERT_POSTING,
         [
-            {"entry_id": entry_id, "account": account, "currency": currency, "amount_minor": signed}
-            for account, signed in ((entry.debit, minor), (entry.credit, -minor))
+            {"entry_id": entry_id, "account": one.account, "currency": one.currency, "amount_minor": one.minor}
+            for one in postings
         ],
     )
     return True
+
+
+def _require_balance(entry: Entry, postings: Sequence[Posting]) -> None:
+    sums: Counter[str] = Counter()
+    for one in postings:
+        sums[one.currency] += one.minor
+    off = {currency: minor for currency, minor in sums.items() if minor}
+    if off or not postings:
+        raise AssertionError(f"I6: the entry {entry.kind} of {entry.gateway_object} does not balance: {off}")
 
 
 async def booked_amount(tx: Transaction, kind: Kind, gateway: str, gateway_object: str) -> Money | None:
@@ -129,6 +158,15 @@ async def last_noted(tx: Transaction, event: str, *, order_id: str, payment_id: 
         {"order_id": order_id, "payment_id": payment_id, "event": event},
     )
     return None if row is None else row["at"]
+
+
+async def last_noted_about(tx: Transaction, event: str, *, order_id: str, about: str) -> Microseconds | None:
+    """When `event` was last written into the history of an order with that `about` in its detail, or None."""
+    rows = await tx.fetch_all(
+        "SELECT created_at, detail FROM history WHERE order_id = :order_id AND event = :event ORDER BY seq DESC",
+        {"order_id": order_id, "event": event},
+    )
+    return next((row["created_at"] for row in rows if json.loads(row["detail"]).get("about") == about), None)
 
 
 async def note(

@@ -404,8 +404,10 @@ async def _decide(tx: Transaction, core: Core, order_id: str, *, lock: bool) -> 
 async def _end_order(tx: Transaction, core: Core, order_id: str) -> list[_End]:
     """One order, decided again under its lock."""
     now, ends = core.clock.now(), await _decide(tx, core, order_id, lock=True)
-    if _End.HOLD in ends or _End.LATE_HOLD in ends:
+    if ends:
+        # Also where only the order's own time is over: nobody can pay it any more, so nothing is kept for it.
         await core.store.release(tx, order_id)
+    if _End.HOLD in ends or _End.LATE_HOLD in ends:
         reason = "slow money" if _End.LATE_HOLD in ends else "its time was over"
         await journal.note(tx, "hold.ended", order_id=order_id, detail={"reason": reason}, now=now)
     if _End.LATE_HOLD in ends:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from paidonce import aftersales, journal, payments
+from paidonce import aftersales, invariants, journal, payments
 from paidonce.case import Case, end_payment, intend_void, prolong_hold, reopen_order
 from paidonce.core import Core
 from paidonce.errors import NotFound
@@ -94,7 +94,9 @@ async def settle_refund(core: Core, payment_id: str, told: RefundSnapshot, *, tr
 
 
 async def _settle_refund(tx: Transaction, core: Core, payment_id: str, told: RefundSnapshot, *, trigger: str) -> None:
-    await aftersales.apply_refund(await lock_case(tx, core, payment_id, trigger=trigger), told)
+    case = await lock_case(tx, core, payment_id, trigger=trigger)
+    await aftersales.apply_refund(case, told)
+    await invariants.check(case)
 
 
 async def lock_case(tx: Transaction, core: Core, payment_id: str, *, trigger: str) -> Case:
@@ -119,6 +121,7 @@ async def _settle(
 ) -> Settled:
     case = await _lock_rows(tx, core, snapshot, operation, trigger)
     settled = await _bring_up_to_date(case, asked_at)
+    await invariants.check(case)
     if also is not None:
         await also(tx)
     return settled
@@ -220,8 +223,10 @@ async def _comes_too_late(case: _Case, asked_at: Microseconds) -> bool:
     if status is PaymentStatus.CAPTURED:
         return True
     if status in _ENDED:
-        # An ended payment stays ended; only money that shows up behind it is news, and a contradiction.
-        return progress not in _MONEY_HAS_MOVED
+        # An ended payment stays ended; only money that shows up behind it is news, and a contradiction. What was read
+        # before the gateway said how it ended shows no more than that; only a capture can't be taken back.
+        is_old = progress is not Progress.CAPTURED and asked_at < _newest_news(case)
+        return is_old or progress not in _MONEY_HAS_MOVED
     if progress in (Progress.CAPTURED, Progress.CANCELED):
         return False
     if case.operation is not None:
@@ -251,9 +256,18 @@ async def _keep_what_was_learned(case: _Case) -> None:
             await intend_void(case.tx, case.core, case.payment)
     if case.snapshot.progress is Progress.CANCELED:
         await payments.finish_all(case.tx, case.payment.id, "succeeded", now=case.now)
-    if case.payment.status is PaymentStatus.HELD and await _book_in_suspense(case, refundable=True):
-        await case.emit("alarm.payment_held", reason="money was captured by a payment that is held")
+    if case.payment.status is PaymentStatus.HELD:
+        await _learn_of_held(case)
     await _finish(case, "succeeded")
+
+
+async def _learn_of_held(case: _Case) -> None:
+    """What a held payment's object still does: its money is booked, and it must not be confirmed any more."""
+    if await _book_in_suspense(case, refundable=True):
+        await case.emit("alarm.payment_held", reason="money was captured by a payment that is held")
+    elif case.payment.captures_in_browser and case.snapshot.progress is Progress.AWAITING_BUYER:
+        # The bank has failed slow money, say: the browser that holds its client values could try again.
+        await intend_void(case.tx, case.core, case.payment)
 
 
 async def _money_was_asked_for(case: _Case) -> bool:
@@ -440,6 +454,8 @@ async def _book_in_suspense(case: _Case, *, refundable: bool) -> bool:
     await case.save(
         capture_ref=case.snapshot.capture_ref, captured_minor=captured.minor if same_currency else 0, owed_to_buyer=True
     )
+    # The money has moved, so whatever call was still to be made for it has nothing left to do.
+    await payments.finish_all(case.tx, case.payment.id, "succeeded", now=case.now)
     await case.note("payment.captured", booked_to=str(Account.SUSPENSE), object=case.snapshot.ref)
     if refundable:
         await aftersales.intend_automatic_refund(case, captured, "the payment contradicts its order")

@@ -52,17 +52,25 @@ def parse(sql: str) -> Statement:
 
 def named(sql: str, params: Params | None) -> dict[str, Any]:
     """The values that `sql` names, and no others. Raises `MissingParameter`."""
-    return dict(zip(parse(sql).names, numbered(sql, params), strict=True))
+    given = params or {}
+    try:
+        return {name: given[name] for name in parse(sql).names}
+    except KeyError:
+        raise _missing(sql, given) from None
 
 
 def numbered(sql: str, params: Params | None) -> tuple[Any, ...]:
     """The values of `sql` in the order of its numbers. Raises `MissingParameter`."""
-    names = parse(sql).names
     given = params or {}
-    missing = [name for name in names if name not in given]
-    if missing:
-        raise MissingParameter(f"no value for {_list(missing)}; given: {_list(given) or 'nothing'}; in: {sql.strip()}")
-    return tuple(given[name] for name in names)
+    try:
+        return tuple([given[name] for name in parse(sql).names])
+    except KeyError:
+        raise _missing(sql, given) from None
+
+
+def _missing(sql: str, given: Params) -> MissingParameter:
+    missing = _list(name for name in parse(sql).names if name not in given)
+    return MissingParameter(f"no value for {missing}; given: {_list(given) or 'nothing'}; in: {sql.strip()}")
 
 
 def locking(sql: str, *, skip_locked: bool = False) -> str:

@@ -23,13 +23,13 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar
 
 from paidonce.db.driving import Usable, WroteInsideRead, run_at_once
 from paidonce.db.sql import named
@@ -80,51 +80,61 @@ class SqliteTransaction(Usable):
 
     async def fetch_one(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Row | None:
         """The first row or None; `lock` has nothing to do here, since there is one writer."""
-        with self._executed(sql, params) as cursor:
-            row = cursor.fetchone()
-            return None if row is None else dict(zip(_columns(cursor), row, strict=True))
+        return self._run(sql, params, _first)
 
     async def fetch_all(
         self, sql: str, params: Params | None = None, *, lock: bool = False, skip_locked: bool = False
     ) -> Sequence[Row]:
         """All rows."""
-        with self._executed(sql, params) as cursor:
-            columns = _columns(cursor)
-            return [dict(zip(columns, row, strict=True)) for row in cursor]
+        return self._run(sql, params, _all)
 
     async def execute(self, sql: str, params: Params | None = None) -> int:
         """Run a statement that writes; returns how many rows it changed. Raises `Conflict`."""
-        with self._executed(sql, params) as cursor:
-            # A RETURNING clause counts only the rows that were fetched.
-            cursor.fetchall()
-            return max(cursor.rowcount, 0)
+        return self._run(sql, params, _count)
 
     async def execute_many(self, sql: str, rows: Sequence[Params]) -> None:
         """Run one statement once per row of parameters. Raises `Conflict`."""
         values = [named(sql, row) for row in rows]
-        with self._translated():
-            self._connection.executemany(sql, values).close()
-
-    @contextmanager
-    def _executed(self, sql: str, params: Params | None) -> Iterator[sqlite3.Cursor]:
-        values = named(sql, params)
-        with self._translated():
-            cursor = self._connection.execute(sql, values)
-            try:
-                yield cursor
-            finally:
-                cursor.close()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
         self.check()
         try:
-            yield
+            self._connection.executemany(sql, values).close()
         except sqlite3.Error as error:
-            self.failure = _translate(error, writable=self._writable)
-            if self.failure is error:
-                raise
-            raise self.failure from error
+            self._fail(error)
+
+    def _run(self, sql: str, params: Params | None, take: Callable[[sqlite3.Cursor], T]) -> T:
+        # No context managers here: every statement passes, and they would cost more than the statement.
+        values = named(sql, params)
+        self.check()
+        try:
+            cursor = self._connection.execute(sql, values)
+            try:
+                return take(cursor)
+            finally:
+                cursor.close()
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def _fail(self, error: sqlite3.Error) -> NoReturn:
+        self.failure = _translate(error, writable=self._writable)
+        if self.failure is error:
+            raise error
+        raise self.failure from error
+
+
+def _first(cursor: sqlite3.Cursor) -> Row | None:
+    row = cursor.fetchone()
+    return None if row is None else dict(zip(_columns(cursor), row, strict=True))
+
+
+def _all(cursor: sqlite3.Cursor) -> Sequence[Row]:
+    columns = _columns(cursor)
+    return [dict(zip(columns, row, strict=True)) for row in cursor]
+
+
+def _count(cursor: sqlite3.Cursor) -> int:
+    # A RETURNING clause counts only the rows that were fetched.
+    cursor.fetchall()
+    return max(cursor.rowcount, 0)
 
 
 @dataclass(slots=True, eq=False)

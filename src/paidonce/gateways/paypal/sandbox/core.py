@@ -75,6 +75,11 @@ class PayPalSandbox:
             self._orders.age(order, now)
         return self._news.take(now)
 
+    def look(self, kind: str) -> Mapping[str, Json]:
+        """The living records of a kind (`orders`, `refunds`, `disputes`) by id, to be read only."""
+        found: Mapping[str, Json] = vars(self._state)[kind]
+        return found
+
     def books(self) -> tuple[BookEntry, ...]:
         """Everything that moved the merchant's money, oldest first."""
         return tuple(self._entry(**one) for one in self._state.books)

@@ -18,7 +18,7 @@ from paidonce.gateways.stripe.sandbox.ledger import Ledger
 from paidonce.gateways.stripe.sandbox.pages import Pages
 from paidonce.gateways.stripe.sandbox.refunds import Refunds
 from paidonce.gateways.stripe.sandbox.replies import Call, SandboxError, check_known, decode_form, json_response
-from paidonce.gateways.stripe.sandbox.store import Due, Reply, State, Store, check_expand, new_state
+from paidonce.gateways.stripe.sandbox.store import Due, Record, Reply, State, Store, check_expand, new_state
 
 _DAY_MICROSECONDS = 24 * 3600 * 1_000_000
 _FAULTS = ("500_before", "500_after", "409", "429")
@@ -124,6 +124,11 @@ class StripeSandbox:
     def books(self) -> tuple[BookEntry, ...]:
         """Everything that moved the merchants' money, oldest first."""
         return self._ledger.books()
+
+    def look(self, kind: str) -> dict[str, Record]:
+        """The living records of a kind (`intents`, `charges`, `refunds`, `disputes`) by id, to be read only."""
+        found: dict[str, Record] = self._state[kind]
+        return found
 
     def _use(self, state: State) -> None:
         self._state = state

@@ -57,13 +57,15 @@ class Events:
             "type": kind,
         }
         # As text: the object goes on changing, and the event has to tell how it was.
-        self._store.state["events"].append(json.dumps(event, indent=2))
+        self._store.state["events"].append(json.dumps(event))
 
     def take(self, now: int) -> list[HttpRequest]:
         """All events since the last call, oldest first, signed at `now` microseconds."""
         bodies: list[str] = self._store.state["events"]
         self._store.state["events"] = []
-        return [_signed(body.encode(), now // 1_000_000) for body in bodies]
+        # Indented, as Stripe's are, so that nobody comes to rely on one way of writing JSON.
+        indented = (json.dumps(json.loads(body), indent=2) for body in bodies)
+        return [_signed(body.encode(), now // 1_000_000) for body in indented]
 
 
 def _signed(body: bytes, seconds: int) -> HttpRequest:

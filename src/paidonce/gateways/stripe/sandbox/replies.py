@@ -147,8 +147,8 @@ def is_true(value: object) -> bool:
 
 
 def json_response(status: int, data: Mapping[str, Any], headers: Mapping[str, str]) -> HttpResponse:
-    """A JSON answer, indented as Stripe's are."""
-    body = json.dumps(data, indent=2).encode()
+    """A JSON answer."""
+    body = json.dumps(data).encode()
     return HttpResponse(
         status, {"content-type": "application/json", "cache-control": "no-cache, no-store", **headers}, body
     )

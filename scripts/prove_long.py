@@ -1,0 +1,181 @@
+"""`make prove-long`: everything that can be checked by simulation and by force, and a report that says what was run.
+
+It takes hours. Smaller: SEEDS=10000 PG_SCHEDULES=20 KILLS=20 make prove-long. The report names the commit, the machine
+and the commands, so that somebody else can repeat it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = ROOT / "docs" / "prove-report.md"
+SEEDS = int(os.environ.get("SEEDS", "1000000"))
+PG_SCHEDULES = int(os.environ.get("PG_SCHEDULES", "500"))
+KILLS = int(os.environ.get("KILLS", "500"))
+JOBS = int(os.environ.get("JOBS", str(os.cpu_count() or 1)))
+_SUMMARY = re.compile(r"^(?:=+ )?((?:\d+ \w+(?:, )?)+) in ([\d.]+)s", re.MULTILINE)
+
+
+@dataclass
+class Part:
+    """One command of the run, and what came of it."""
+
+    title: str
+    command: str
+    exit_code: int = 0
+    seconds: float = 0.0
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+def simulate(title: str, *options: str) -> Part:
+    """Run `paidonce prove` with `options` and read its JSON."""
+    command = ["paidonce", "prove", *options, "--jobs", str(JOBS)]
+    part = Part(title, " ".join(command))
+    output = _run(part, [sys.executable, "-m", *command, "--json"], {})
+    try:
+        part.result = json.loads(output)
+    except ValueError:
+        part.result = {"output": output[-2000:]}
+    return part
+
+
+def by_force(title: str, settings: dict[str, str], *arguments: str) -> Part:
+    """Run tests that act on real servers, with `settings` in their environment."""
+    shown = " ".join(f"{name}={value}" for name, value in settings.items())
+    command = ["pytest", "-q", *arguments]
+    part = Part(title, f"{shown} {' '.join(command)}")
+    output = _run(part, [sys.executable, "-m", *command], settings)
+    found = _SUMMARY.search(output)
+    part.result = {"outcome": found[1] if found else output[-2000:]}
+    return part
+
+
+def _run(part: Part, command: list[str], settings: dict[str, str]) -> str:
+    sys.stderr.write(f"{part.title}: {part.command}\n")
+    began = time.monotonic()
+    ended = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True, check=False
+    )
+    part.exit_code, part.seconds = ended.returncode, round(time.monotonic() - began, 1)
+    sys.stderr.write(f"  ended with {part.exit_code} after {part.seconds:,.0f} s\n")
+    return ended.stdout
+
+
+# ── The report ──────────
+
+
+def machine() -> dict[str, str]:
+    """Where it ran."""
+    cpu = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", cpu, re.MULTILINE)
+    return {
+        "cores": str(os.cpu_count()),
+        "cpu": model[1] if model else platform.processor() or platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+    }
+
+
+def commit() -> str:
+    """The commit that was run, and whether anything in the checkout differs from it."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+def write_report(parts: list[Part], ran_on: str, began: datetime) -> None:
+    """Write the report as Markdown, with all figures as JSON at its end."""
+    lines = [
+        "# The last long run",
+        "",
+        f"Written by `make prove-long`. Begun {began:%Y-%m-%d %H:%M} UTC, commit `{ran_on}`.",
+        "",
+        "| machine | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in machine().items()),
+        "",
+        "| what | command | took | result |",
+        "|---|---|---|---|",
+        *(f"| {part.title} | `{part.command}` | {_time(part.seconds)} | {_told(part)} |" for part in parts),
+        "",
+        *_mutants(parts),
+        "<details><summary>All figures</summary>",
+        "",
+        "```json",
+        json.dumps([vars(part) for part in parts], indent=1),
+        "```",
+        "",
+        "</details>",
+        "",
+    ]
+    REPORT.write_text("\n".join(lines), "utf-8")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 120 else f"{seconds:.0f} s"
+
+
+def _told(part: Part) -> str:
+    result = part.result
+    if "outcome" in result:
+        return str(result["outcome"]) + ("" if part.exit_code == 0 else f" (exit code {part.exit_code})")
+    if result.get("mutants_planted"):
+        return f"{result['mutants_found']} of {result['mutants_planted']} planted bugs found"
+    if "schedules" in result:
+        return (
+            f"{result['schedules']:,} schedules, {result['violations']} violations, "
+            f"{result['schedules_per_second']:,.0f} a second; crash points reached: "
+            f"{result['crash_points_reached']} of {result['crash_points']}"
+        )
+    return f"no result (exit code {part.exit_code})"
+
+
+def _mutants(parts: list[Part]) -> list[str]:
+    found = [one for part in parts for one in part.result.get("mutants", [])]
+    if not found:
+        return []
+    rows = (
+        f"| {one['name']} | {one['what']} | {one['invariant'] or 'not found'} | {one['schedules']:,} |" for one in found
+    )
+    return ["| planted bug | what it does | broke | after runs |", "|---|---|---|---|", *rows, ""]
+
+
+def main() -> int:
+    """Run all parts, write the report after each, and return 0 if all of them passed."""
+    began, ran_on = datetime.now(UTC), commit()
+    parts: list[Part] = []
+    prove = "tests/prove"
+    steps = (
+        lambda: simulate("Every single fault, every pair on the main flows", "--seeds", "0", "--pairs", "all"),
+        lambda: simulate("Random runs", "--seeds", str(SEEDS), "--pairs", "0", "--no-flows"),
+        lambda: simulate("Planted bugs", "--seeds", "0", "--pairs", "0", "--no-flows", "--mutants", "tests/mutants"),
+        lambda: by_force("PostgreSQL, statement by statement", {}, f"{prove}/test_interleavings.py"),
+        lambda: by_force(
+            "PostgreSQL, connections cut at COMMIT",
+            {"PROVE_PG_SCHEDULES": str(PG_SCHEDULES)},
+            f"{prove}/test_commit_cut.py",
+        ),
+        lambda: by_force("Processes killed by SIGKILL", {"PROVE_KILLS": str(KILLS)}, f"{prove}/test_sigkill.py"),
+        lambda: by_force("Disks that fail", {}, f"{prove}/test_disk_faults.py", f"{prove}/test_grouped_commits.py"),
+    )
+    for step in steps:
+        parts.append(step())
+        write_report(parts, ran_on, began)
+    return 0 if all(part.exit_code == 0 for part in parts) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,139 @@
+"""Planted bugs: each patch is applied to a copy of the package, and the simulator has to find what it broke.
+
+A simulator that finds nothing says little. One that finds every bug which was planted in its way says what it can see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import paidonce
+from paidonce.errors import ConfigError
+from paidonce.prove.flows import flows
+from paidonce.prove.run import Batch, Tally, in_silence, migrate, open_stage, run_batch
+from paidonce.prove.world import Stage
+
+# How far a mutant is looked for. The numbers say what "not found" means.
+MOST_SCHEDULES = 3_000
+_FIRST_SEEDS, _SEEDS_AT_A_TIME = 300, 100
+_TIMEOUT_SECONDS = 900
+_HEADER = re.compile(r"^(What|Breaks|Row): (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Hunt:
+    """What came of one mutant: by which invariant it was found, after how many runs, and in which one."""
+
+    name: str
+    what: str
+    found: bool
+    invariant: str = ""
+    schedules: int = 0
+    origin: str = ""
+    told: str = ""
+
+
+def patches(folder: Path) -> list[Path]:
+    """The patch files in `folder`. Raises `ConfigError` if there are none."""
+    found = sorted(folder.glob("*.patch"))
+    if not found:
+        raise ConfigError([f"There are no patch files (*.patch) in {folder}; the project keeps them in tests/mutants."])
+    return found
+
+
+def header(patch: Path) -> dict[str, str]:
+    """What the text before a patch says of it: `What`, `Breaks`, `Row`."""
+    return dict(_HEADER.findall(patch.read_text("utf-8").partition("diff --git")[0]))
+
+
+def hunt_all(folder: Path, jobs: int, progress: Callable[[Hunt], None]) -> list[Hunt]:
+    """Hunt every mutant in `folder`, `jobs` at a time. Raises `ConfigError` for a patch that does not fit the code."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="paidonce-mutants-") as work, ThreadPoolExecutor(jobs) as pool:
+        template = Path(work) / "template.db"
+        migrate(template)
+        hunts = [pool.submit(hunt, patch, Path(work), template) for patch in patches(folder)]
+        try:
+            for done in as_completed(hunts):
+                found.append(done.result())
+                progress(found[-1])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return sorted(found, key=lambda one: one.name)
+
+
+def hunt(patch: Path, work: Path, template: Path) -> Hunt:
+    """Look for one mutant in a process of its own."""
+    source = work / patch.stem
+    _mutate(patch, source)
+    command = [sys.executable, "-m", "paidonce.prove.mutants", str(template)]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+    )
+    if ended.returncode != 0:
+        raise ConfigError([f"The mutant {patch.stem} can't be run: {ended.stderr[-800:]}"])
+    shutil.rmtree(source)
+    return Hunt(patch.stem, header(patch).get("What", ""), **json.loads(ended.stdout))
+
+
+def _mutate(patch: Path, source: Path) -> None:
+    """A copy of the package at `source`, with the patch applied to it."""
+    package = Path(paidonce.__file__).parent
+    shutil.copytree(package, source / "src" / "paidonce", ignore=shutil.ignore_patterns("__pycache__"))
+    applied = subprocess.run(
+        ["git", "apply", str(patch.resolve())], cwd=source, capture_output=True, text=True, check=False
+    )
+    if applied.returncode != 0:
+        raise ConfigError([f"{patch.name} no longer fits the code; make it anew: {applied.stderr.strip()}"])
+    (source / "src" / "paidonce").rename(source / "paidonce")
+
+
+# ── In the process of a mutant ──────────
+
+
+def _look(stage: Stage) -> Tally:
+    """Run until the first violation: every flow as it is, some seeds, then faults and more seeds in turn."""
+    tally = Tally()
+    for batch in _course(stage):
+        tally.add(run_batch(stage, batch, stop_at=1))
+        if tally.violations or tally.schedules >= MOST_SCHEDULES:
+            break
+    return tally
+
+
+def _course(stage: Stage) -> Iterator[Batch]:
+    names = list(flows(stage))
+    yield from (Batch("calm flow", name) for name in names)
+    yield Batch("trials")
+    yield Batch("seeds", "", 0, _FIRST_SEEDS)
+    seeds = (Batch("seeds", "", first, first + _SEEDS_AT_A_TIME) for first in range(_FIRST_SEEDS, 10**9, 100))
+    yield from chain.from_iterable((Batch("flow", name), next(seeds)) for name in names)
+    yield from seeds
+
+
+def main(template: str) -> None:
+    """Look, and print what was found as JSON."""
+    with in_silence(), open_stage(Path(template)) as stage:
+        tally = _look(stage)
+    value: dict[str, object] = {"found": bool(tally.violations), "schedules": tally.schedules}
+    if tally.failures:
+        failure = tally.failures[0]
+        value |= {"invariant": failure.invariant, "origin": failure.origin, "told": failure.what[:200]}
+    sys.stdout.write(json.dumps(value))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
