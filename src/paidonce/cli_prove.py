@@ -56,6 +56,9 @@ def prove(
     mutants: Annotated[
         Path | None, typer.Option(help="Plant the bugs of this folder's patch files and find them: tests/mutants.")
     ] = None,
+    look_at: Annotated[
+        int, typer.Option(min=1, help="Look for a planted bug in so many runs at most, more or less.")
+    ] = 12_000,
     seed: Annotated[int | None, typer.Option(min=0, help="Tell the run of one seed, and nothing else.")] = None,
     replay: Annotated[Path | None, typer.Option(help="Tell the run of a saved file, and nothing else.")] = None,
     save: Annotated[Path | None, typer.Option(help="Where to keep failures, for tests to replay.")] = None,
@@ -70,7 +73,7 @@ def prove(
     report, jobs = Report(), jobs or os.cpu_count() or 1
     failures = _run_all(_plan(seeds, pairs, flows=flows, seconds=seconds, jobs=jobs), report, quiet=as_json)
     if mutants is not None:
-        _hunt(mutants, jobs, report, quiet=as_json)
+        _hunt(mutants, look_at, jobs, report, quiet=as_json)
     if as_json:
         out.print_json(json.dumps(asdict(report)))
     else:
@@ -119,7 +122,7 @@ def _run_all(plan: Plan, report: Report, *, quiet: bool) -> list[Failure]:
     return tally.failures
 
 
-def _hunt(folder: Path, jobs: int, report: Report, *, quiet: bool) -> None:
+def _hunt(folder: Path, most: int, jobs: int, report: Report, *, quiet: bool) -> None:
     from paidonce.prove.mutants import hunt_all, patches
 
     planted = len(patches(folder))
@@ -130,7 +133,7 @@ def _hunt(folder: Path, jobs: int, report: Report, *, quiet: bool) -> None:
             done.append(hunt)
             told(len(done), planted, f"{sum(one.found for one in done)} found; {hunt.name}")
 
-        found = hunt_all(folder, jobs, progress)
+        found = hunt_all(folder, jobs, progress, most=most)
     report.mutants_planted, report.mutants_found = len(found), sum(one.found for one in found)
     report.mutants = [asdict(one) for one in found]
 

@@ -265,7 +265,7 @@ async def _learn_of_held(case: _Case) -> None:
     """What a held payment's object still does: its money is booked, and it must not be confirmed any more."""
     if await _book_in_suspense(case, refundable=True):
         await case.emit("alarm.payment_held", reason="money was captured by a payment that is held")
-    elif case.payment.captures_in_browser and case.snapshot.progress is Progress.AWAITING_BUYER:
+    elif _can_be_confirmed(case) and case.payment.capture_ref is None:
         # The bank has failed slow money, say: the browser that holds its client values could try again.
         await intend_void(case.tx, case.core, case.payment)
 
@@ -357,6 +357,9 @@ async def _apply_authorized(case: _Case) -> None:
         await payments.finish(case.tx, operation.id, "succeeded", now=case.now)
     if was is not PaymentStatus.AUTHORIZED:
         await _make_order_pending(case)
+        if case.order.status in (OrderStatus.CANCELED, OrderStatus.EXPIRED):
+            # The shop has closed the order meanwhile, so nobody will capture this: the buyer gets it back now.
+            await intend_void(case.tx, case.core, case.payment)
         await case.note("payment.authorized")
         await case.emit("payment.authorized", amount=case.payment.amount.minor, currency=case.payment.amount.currency)
 
@@ -482,16 +485,21 @@ async def _hold_for_operator(case: _Case, reason: str, *, refundable: bool = Tru
     await _book_in_suspense(case, refundable=refundable)
     if not _is_capture(case) or case.snapshot.progress in _TOLD:
         await _finish(case, "succeeded")
-    confirmable = case.payment.captures_in_browser and case.snapshot.progress is Progress.AWAITING_BUYER
-    if refundable and (confirmable or case.snapshot.progress is Progress.AUTHORIZED):
+    if refundable and (_can_be_confirmed(case) or case.snapshot.progress is Progress.AUTHORIZED):
         # Its client values may be in a browser already, or the buyer's money is reserved for nothing.
         await intend_void(case.tx, case.core, case.payment)
+
+
+def _can_be_confirmed(case: _Case) -> bool:
+    return case.payment.captures_in_browser and case.snapshot.progress is Progress.AWAITING_BUYER
 
 
 async def _make_order_pending(case: _Case) -> None:
     if case.order.status is OrderStatus.OPEN:
         await case.mark_order(OrderStatus.PENDING)
-    await prolong_hold(case, case.core.policy.pending_until(case.now))
+    if case.order.status is OrderStatus.PENDING:
+        # Nothing is kept for an order that the shop has closed meanwhile: its money goes back, or finds goods or not.
+        await prolong_hold(case, case.core.policy.pending_until(case.now))
 
 
 async def _hold_while_in_progress(case: _Case) -> None:

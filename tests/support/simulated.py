@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ REGRESSIONS = ROOT / "tests" / "prove" / "regressions"
 def silent_stage(template: Path) -> Iterator[Stage]:
     """A stage on a copy of `template`, without logs while it is open."""
     with in_silence(), open_stage(template) as stage:
+        gc.enable()  # Nobody here collects by hand, as the long runs do.
         yield stage
 
 

@@ -25,6 +25,7 @@ class Cast(Protocol):
     calls: tuple[str, ...]  # Which methods of the protocol make calls: each is a place where a process may end.
     key_header: str  # The header, in lower case, that carries an idempotency key.
     keyless: tuple[str, ...]  # Parts of the addresses whose POSTs move no money and carry no key of ours.
+    currencies: tuple[str, ...]  # Those of the simulated shop's that the gateway takes.
     lies: tuple[str, ...]  # What an answer can be made to say that was never agreed on.
     ways: tuple[str, ...]  # What a buyer may do with the payment before him, in words.
 
@@ -42,6 +43,9 @@ class Cast(Protocol):
 
     def live(self) -> Mapping[str, str]:
         """Our ids of payments whose objects can move money without any call of ours, or hold the buyer's; and how."""
+
+    def refunds_of_ours(self) -> Sequence[str]:
+        """Our ids of refunds, once for each refund object that carries it."""
 
     def ids(self, param: str) -> Sequence[str]:
         """The ids that a control's parameter may take, oldest first; empty for other parameters."""

@@ -40,9 +40,9 @@ class Violation(Exception):
 
 # What safety is judged by, in one question. Small tables in a simulation: reading them whole is the cheapest way.
 _LOOKS = """
-SELECT 0, id, status, total_minor, due_minor, updated_at, NULL, NULL FROM orders
+SELECT 0, id, status, total_minor, due_minor, updated_at, refund_status, NULL FROM orders
 UNION ALL SELECT 1, id, order_id, status, captured_minor, owed_to_buyer, capture_ref, capture_right FROM payments
-UNION ALL SELECT 2, id, payment_id, amount_minor, state, reason, gateway_ref, NULL FROM refunds
+UNION ALL SELECT 2, id, payment_id, amount_minor, state, reason, gateway_ref, origin FROM refunds
 UNION ALL SELECT 3, entry_id, currency, amount_minor, NULL, NULL, NULL, NULL FROM journal_postings
 UNION ALL SELECT 4, sku, on_hand, held, NULL, NULL, NULL, NULL FROM stock
 UNION ALL SELECT 5, sku, order_id, quantity, expires_at, NULL, NULL, NULL FROM holds
@@ -106,6 +106,8 @@ class Watch:
     keys: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
     promises: dict[tuple[str, str], str] = field(default_factory=dict)
     claims: dict[str, Progress | None] = field(default_factory=dict)  # What each event said that was received.
+    refunds_asked: int = 0
+    closed_by_shop: set[str] = field(default_factory=set)
     leases: dict[tuple[str, str], tuple[str, Microseconds]] = field(default_factory=dict)
     holders: dict[str, int] = field(default_factory=dict)  # Which task a lease's token belongs to.
 
@@ -119,8 +121,11 @@ class Watch:
         self.seen = rows
         orders, payments, refunds, postings, stock, holds, moves, alarms, events = _sorted(rows)
         _counted(orders, payments)
-        _ended_is_ended(orders, payments)
+        _ended_is_ended([one for one in orders if one[0] not in self.closed_by_shop], payments)
         _goes_back(payments, refunds)
+        _says_what_went_back(orders, payments, refunds)
+        by_staff = sum(one[6] == "staff" for one in refunds)
+        _require(by_staff <= self.refunds_asked, "I5", f"{by_staff} refunds for {self.refunds_asked} requests of staff")
         _balances(postings)
         _shelves(stock, holds, moves)
         _reserved(orders, holds)
@@ -172,6 +177,8 @@ class Watch:
             is_now = found.get(name, ("", 0))[0]
             if is_now == token or self.holders.get(token) == task:
                 continue
+            if name[0] == "event" and is_now == "":
+                continue  # It has its effect by now, whoever brought that about.
             # A lease that ran out may be taken by anybody, but the one who lost it has nothing to give back.
             _require(until <= now and is_now != "", "I7", f"{' '.join(name)} was taken from the one who works on it")
         for token, _ in found.values():
@@ -210,7 +217,7 @@ class Watch:
 
     def liveness(self, twins: Mapping[str, SandboxCore]) -> None:
         """Raise `Violation` if something waits for ever, the books differ, or money found no place."""
-        self._compare(twins)
+        self.compare(twins)
         for what, query in _WAITING:
             for key, state in self.books.rows(query):
                 raise Violation("I9", f"{what} waits for ever: {key} ({state})")
@@ -238,17 +245,47 @@ class Watch:
             ended = status in ("unknown", "captured", "failed", "canceled") and not harmless
             _require(not ended, "I4", f"{payment} is {status} here, and its object at the gateway {how}")
 
+    def once(self, refunds: Sequence[str]) -> None:
+        """Raise `Violation` if a refund of ours was made more than once. `refunds` are our ids at a gateway."""
+        for refund in set(refunds):
+            _require(refunds.count(refund) == 1, "I5", f"{refund} went back {refunds.count(refund)} times")
+
     def not_paid(self) -> None:
         """Raise `Violation` if anything is paid: for runs in which a gateway said what was never agreed on."""
         for order, status in self.books.rows("SELECT id, status FROM orders WHERE status = 'paid'"):
             raise Violation("I2", f"{order} is {status} by an object that contradicts it")
+
+    def goods_are_kept(self, order_id: str, since: Microseconds) -> None:
+        """Raise `Violation` if a buyer sees the pay page of an order whose goods are not kept for him.
+
+        Asked of orders with a payment begun after `since`: what was kept before may be over by now.
+        """
+        begun = (
+            "SELECT 1 FROM payments p JOIN orders o ON o.id = p.order_id AND o.status IN ('open', 'pending')"  # noqa: S608
+            f" WHERE o.id = '{order_id}' AND p.created_at > {since}"
+        )
+        kept = f"SELECT 1 FROM holds WHERE order_id = '{order_id}'"  # noqa: S608
+        lost = self.books.rows(begun) and not self.books.rows(kept)
+        _require(not lost, "I3", f"the buyer of {order_id} may pay, and nothing is kept for him")
+
+    def all_are(self, status: str) -> None:
+        """Raise `Violation` if any payment is not `status`: for runs in which the order of the news decides."""
+        for payment, is_now in self.books.rows("SELECT id, status FROM payments"):
+            _require(is_now == status, "I7", f"{payment} is {is_now}, though the newest news made it {status}")
+
+    def returned(self) -> None:
+        """Raise `Violation` if money that found no order has not gone back."""
+        query = "SELECT id FROM payments WHERE owed_to_buyer = 1 AND refund_status <> 'full'"
+        for (payment,) in self.books.rows(query):
+            raise Violation("I2", f"the money of {payment} found no order and was not sent back")
 
     def told(self) -> None:
         """Raise `Violation` unless an alarm was raised for every order with a payment of unknown outcome."""
         for payment, order in self.books.rows(_UNKNOWN):
             raise Violation("I9", f"{payment} of {order} was unknown for hours, and nobody was told")
 
-    def _compare(self, twins: Mapping[str, SandboxCore]) -> None:
+    def compare(self, twins: Mapping[str, SandboxCore]) -> None:
+        """Raise `Violation` if our journal differs from the gateways' own books."""
         mine, theirs = self.ours(), self.theirs(twins)
         if mine != theirs:
             differs = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key, 0) != theirs.get(key, 0))
@@ -332,6 +369,20 @@ def _sorted(rows: Rows) -> list[list[tuple[Any, ...]]]:
     for row in rows:
         tables[row[0]].append(row[1:])
     return tables
+
+
+def _says_what_went_back(orders: Rows, payments: Rows, refunds: Rows) -> None:
+    """An order says how much of the one capture that counts has gone back; refunds of others don't touch it."""
+    gone: dict[str, int] = {}
+    for _, payment, minor, state, *_ in refunds:
+        gone[payment] = gone.get(payment, 0) + (minor if state == "succeeded" else 0)
+    expected: dict[str, str] = {}
+    for payment, order, status, captured, owed, *_ in payments:
+        if status == "captured" and not owed and gone.get(payment):
+            expected[order] = "full" if gone[payment] >= captured else "partial"
+    for order, _, _, _, _, says, _ in orders:
+        is_so = expected.get(order, "none")
+        _require(says == is_so, "I2", f"{order} says that its refund is {says}, and it is {is_so}")
 
 
 def _balances(postings: Rows) -> None:

@@ -36,6 +36,8 @@ def _again(gateway: int) -> tuple[Move, ...]:
     return (*_COMES_BACK, *_agreed(gateway), *_go("complete", -1, 0))
 
 
+# Which basket is in which currency.
+GOODS_CURRENCY = {0: "EUR", 5: "HUF", 6: "JPY", 7: "ISK"}
 MANUAL = Setup(manual=True)
 TOLD = Setup(webhooks_at_last=True)
 
@@ -85,6 +87,10 @@ def trials(stage: Stage) -> dict[str, Script]:
         asked = (*_ordered(), *_agreed(number), *gone, *hours, ("must_be_told",))
         found[f"{name} is silent for hours"] = Script(Setup(), asked)
         found |= _agreements(number, name)
+        found |= _currencies(stage, number, name)
+        for which in range(2):
+            moves = (*_paid(number), ("happen", number, "open_dispute", which), ("wait", 200_000), *_go("recover", 1))
+            found[f"a dispute or inquiry {which}, {name}"] = Script(moves=(*moves, ("must_agree",)))
         for what in range(8):
             strange = (*_paid(number), ("stranger", what, 0, 0))
             found[f"a stranger's try {what}, {name}"] = Script(Setup(), strange)
@@ -102,6 +108,12 @@ def _agreements(number: int, name: str) -> dict[str, Script]:
         f"paid when the buyer comes back, {name}": Script(moves=(*closes, *_go("complete", 0, 0), paid)),
         f"paid by webhooks alone, {name}": Script(moves=(*closes, *_told()[:-2], ("finish",), paid)),
         f"paid by recovery alone, {name}": Script(moves=(*closes, ("wait", 700), *_go("recover", 1), paid)),
+        f"a worker comes after days, {name}": Script(
+            moves=(*closes, *_go("discount", 0, 0), *_go("complete", 0, 0), *_after_days(), ("must_be_returned",)),
+        ),
+        f"old news arrives last, {name}": Script(
+            moves=(*_ordered(), *_go("start", 0, number, 0), *_overtaken(), ("must_be", "processing"))
+        ),
         f"paid after a decline, {name}": Script(
             moves=(*_ordered(), *_go("start", 0, number, 0), ("agree_as", 0, "is declined"), *_again(number), paid)
         ),
@@ -110,6 +122,30 @@ def _agreements(number: int, name: str) -> dict[str, Script]:
             (*closes, ("complete", 0, 0), *_unanswered("capture"), ("wait", 30_000), *_go("recover", 1), paid),
         ),
     }
+
+
+def _currencies(stage: Stage, number: int, name: str) -> dict[str, Script]:
+    """Each currency that the gateway takes: the buyer pays what was agreed on, and both books say so."""
+    asked = (("must_be_paid",), ("must_agree",))
+    return {
+        f"paid in {GOODS_CURRENCY[basket]}, {name}": Script(
+            moves=(*_ordered(basket), *_agreed(number), *_go("complete", 0, 0), *asked)
+        )
+        for basket in GOODS_CURRENCY
+        if GOODS_CURRENCY[basket] in stage.casts[name].currencies
+    }
+
+
+def _after_days() -> tuple[Move, ...]:
+    return (("wait", 100_000), *_later(), *_later())
+
+
+def _overtaken() -> tuple[Move, ...]:
+    """A tab has read the payment and stands still; the buyer pays by slow money; another tab reads that first."""
+    return (
+        *(("complete", 0, 0), ("go_to", "send"), ("go", 0, 1)),
+        *(("agree_as", 0, "pays by slow bank debit"), ("complete", 0, 1), ("go", 1, _ALL), ("go", 0, _ALL)),
+    )
 
 
 def main_flows(stage: Stage) -> dict[str, Script]:
@@ -137,7 +173,7 @@ def _paying(one: int) -> dict[str, Script]:
         "pay, found by recovery alone": Script(moves=(*closes, ("wait", 700), *_go("recover", 1))),
         "pay in forint": Script(moves=(*_ordered(5), *_agreed(one), *_go("complete", -1, 0), *everything)),
         "pay in yen": Script(moves=(*_ordered(6), *_agreed(one), *_go("complete", -1, 0), *everything)),
-        "nothing is due": Script(moves=(*_ordered(7), *_go("start", 0, one, 0))),
+        "nothing is due": Script(moves=(*_ordered(8), *_go("start", 0, one, 0))),
     }
 
 
@@ -182,6 +218,12 @@ def _ending(one: int) -> dict[str, Script]:
                 ("go", 1, _ALL),
                 ("finish",),
             )
+        ),
+        "the shop cancels the order meanwhile": Script(
+            moves=(*closes, *_go("shop_cancel", 0, 0), *_go("complete", 0, 0)), setup=TOLD
+        ),
+        "the shop cancels the order of slow money": Script(
+            moves=(*_ordered(), *_slow(one), *_go("shop_cancel", 0, 0), *_go("order", 1, 4, 0))
         ),
         "the goods are gone before the capture": Script(
             moves=(*_ordered(3), *_go("start", 0, one, 0), ("wait", 1_300), *_go("order", 1, 3, 0), *_other_buys(one))
@@ -256,6 +298,7 @@ def _unanswered_calls(one: int, other: int) -> dict[str, Script]:
             setup=Setup(long=True),
         ),
         "capture never answers": Script(moves=(*closes, ("complete", 0, 0), *_unanswered("capture"), *_again(one))),
+        "two workers, one of them too slow": Script(moves=(*closes, ("wait", 700), *_too_slow())),
         "webhooks while the gateway is silent": Script(
             moves=(*closes, *_go("deliver", -1, 1, True, 1), *_silent(one), *_later())
         ),
@@ -272,7 +315,7 @@ def _unanswered_calls(one: int, other: int) -> dict[str, Script]:
             moves=(*closes, ("complete", 0, 0), ("go_to", "send"), ("go", 0, 1, "404"), ("finish",), *_again(one))
         ),
         "refund never answers, for a day": Script(
-            moves=(*paid, ("refund", 0, 0, True, 2, 0), *_unanswered("refund"), ("wait", 90_000), *_go("recover", 1)),
+            moves=(*paid, ("refund", 0, 2, True, 2, 0), *_unanswered("refund"), ("wait", 90_000), *_go("recover", 1)),
             setup=Setup(long=True),
         ),
         "capture never answers, for a day": Script(
@@ -305,6 +348,11 @@ def _told() -> tuple[Move, ...]:
     """All webhooks arrive, then a worker comes by."""
     delivered = tuple(move for _ in range(6) for move in _go("deliver", -1, 1, False, 1))
     return (*delivered, *_go("recover", 1))
+
+
+def _too_slow() -> tuple[Move, ...]:
+    """A worker begins and stands still until its lease is over; another one begins; then both go on."""
+    return (("recover", 1), ("go", 0, 4), ("wait", 400), ("recover", 0), ("go", 1, 4), ("go", 0, _ALL), ("finish",))
 
 
 def _refused_refund() -> tuple[Move, ...]:

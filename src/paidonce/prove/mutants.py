@@ -24,8 +24,8 @@ from paidonce.prove.flows import flows
 from paidonce.prove.run import Batch, Tally, in_silence, migrate, open_stage, run_batch
 from paidonce.prove.world import Stage
 
-# How far a mutant is looked for. The numbers say what "not found" means.
-MOST_SCHEDULES = 3_000
+# How far a mutant is looked for: the number says what "not found" means.
+MOST_SCHEDULES = 12_000
 _FIRST_SEEDS, _SEEDS_AT_A_TIME = 300, 100
 _TIMEOUT_SECONDS = 900
 _HEADER = re.compile(r"^(What|Breaks|Row): (.+)$", re.MULTILINE)
@@ -57,13 +57,16 @@ def header(patch: Path) -> dict[str, str]:
     return dict(_HEADER.findall(patch.read_text("utf-8").partition("diff --git")[0]))
 
 
-def hunt_all(folder: Path, jobs: int, progress: Callable[[Hunt], None]) -> list[Hunt]:
-    """Hunt every mutant in `folder`, `jobs` at a time. Raises `ConfigError` for a patch that does not fit the code."""
+def hunt_all(folder: Path, jobs: int, progress: Callable[[Hunt], None], *, most: int = MOST_SCHEDULES) -> list[Hunt]:
+    """Hunt every mutant in `folder`, `jobs` at a time, each in about `most` runs.
+
+    Raises `ConfigError` for a patch that does not fit the code.
+    """
     found = []
     with tempfile.TemporaryDirectory(prefix="paidonce-mutants-") as work, ThreadPoolExecutor(jobs) as pool:
         template = Path(work) / "template.db"
         migrate(template)
-        hunts = [pool.submit(hunt, patch, Path(work), template) for patch in patches(folder)]
+        hunts = [pool.submit(hunt, patch, Path(work), template, most) for patch in patches(folder)]
         try:
             for done in as_completed(hunts):
                 found.append(done.result())
@@ -74,11 +77,11 @@ def hunt_all(folder: Path, jobs: int, progress: Callable[[Hunt], None]) -> list[
     return sorted(found, key=lambda one: one.name)
 
 
-def hunt(patch: Path, work: Path, template: Path) -> Hunt:
+def hunt(patch: Path, work: Path, template: Path, most: int = MOST_SCHEDULES) -> Hunt:
     """Look for one mutant in a process of its own."""
     source = work / patch.stem
     _mutate(patch, source)
-    command = [sys.executable, "-m", "paidonce.prove.mutants", str(template)]
+    command = [sys.executable, "-m", "paidonce.prove.mutants", str(template), str(most)]
     environment = {**os.environ, "PYTHONPATH": str(source)}
     ended = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
@@ -104,12 +107,12 @@ def _mutate(patch: Path, source: Path) -> None:
 # ── In the process of a mutant ──────────
 
 
-def _look(stage: Stage) -> Tally:
+def _look(stage: Stage, most: int) -> Tally:
     """Run until the first violation: every flow as it is, some seeds, then faults and more seeds in turn."""
     tally = Tally()
     for batch in _course(stage):
         tally.add(run_batch(stage, batch, stop_at=1))
-        if tally.violations or tally.schedules >= MOST_SCHEDULES:
+        if tally.violations or tally.schedules >= most:
             break
     return tally
 
@@ -124,10 +127,10 @@ def _course(stage: Stage) -> Iterator[Batch]:
     yield from seeds
 
 
-def main(template: str) -> None:
+def main(template: str, most: int) -> None:
     """Look, and print what was found as JSON."""
     with in_silence(), open_stage(Path(template)) as stage:
-        tally = _look(stage)
+        tally = _look(stage, most)
     value: dict[str, object] = {"found": bool(tally.violations), "schedules": tally.schedules}
     if tally.failures:
         failure = tally.failures[0]
@@ -136,4 +139,4 @@ def main(template: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -24,6 +24,8 @@ MOST_SECONDS = 120.0
 _ALL = 99
 # Cycles of coroutines and tracebacks, where the collector is switched off for speed.
 _RUNS_PER_COLLECTION = 100
+_BELONG_TOGETHER = 3
+_FEW = 40
 
 Breaks = Callable[[Script], bool]
 # What is told of the progress: how many replays there were, and how many moves are left.
@@ -126,6 +128,8 @@ class _Search:
             self._plain_setup()
             for number in range(len(self.best.moves)):
                 self._plain_move(number)
+            if before == self.best:
+                self._drop_pairs()
 
     def _drop_moves(self) -> None:
         """Chunks from half of all down to single moves, the last ones first: what follows the break means nothing."""
@@ -134,9 +138,22 @@ class _Search:
             end = len(self.best.moves)
             while end > 0:
                 moves = self.best.moves
-                self.keep(replace(self.best, moves=moves[: max(end - size, 0)] + moves[end:]))
-                end -= size
+                dropped = self.keep(replace(self.best, moves=moves[: max(end - size, 0)] + moves[end:]))
+                # Few moves belong together, wherever they begin: an action and the ports that it passes.
+                end -= size if dropped or size > _BELONG_TOGETHER else 1
             size //= 2
+
+    def _drop_pairs(self) -> None:
+        """Two moves that only make sense together, wherever they stand. Tried last, since these are many."""
+        at = len(self.best.moves)
+        while (at := at - 1) > 0:
+            if len(self.best.moves) > _FEW:
+                return
+            for other in range(at):
+                moves = self.best.moves
+                if self.keep(replace(self.best, moves=moves[:other] + moves[other + 1 : at] + moves[at + 1 :])):
+                    at = len(self.best.moves)
+                    break
 
     def _drop_faults(self) -> None:
         for step in sorted(self.best.faults):

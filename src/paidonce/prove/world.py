@@ -38,6 +38,7 @@ from paidonce.prove.engine import (
 )
 from paidonce.sandbox.app import SandboxTransport
 from paidonce.sandbox.mounts import sandbox_environment
+from paidonce.states import OrderStatus
 from paidonce.store import OrderView, SqlStore
 
 Move = tuple[Any, ...]
@@ -50,13 +51,14 @@ _HOUR, _DAY = 3600, 24 * 3600
 BUYERS = (Actor("usr_ann"), Actor("usr_bob"), Actor("usr_cas"))
 STRANGER = Actor("usr_eve")
 STAFF = Actor("usr_sam", is_staff=True)
-# Forint have two decimals, which not every gateway takes; yen have none.
+# Forint have two decimals, which not every gateway takes; yen have none, nor has the krona, which some count with two.
 GOODS = (
     ("lamp", 4950, 2, "EUR"),
     ("mug", 1999, 4, "EUR"),
     ("pen", 250, 60, "EUR"),
     ("book", 450_000, 9, "HUF"),
     ("fan", 1500, 9, "JPY"),
+    ("fish", 2000, 9, "ISK"),
     ("gift", 0, 5, "EUR"),
 )
 BASKETS = (
@@ -67,6 +69,7 @@ BASKETS = (
     (("mug", 4),),
     (("book", 1),),
     (("fan", 1),),
+    (("fish", 1),),
     (("gift", 1),),
 )
 AMOUNTS = (None, 1, 100, 250, 1999)
@@ -344,6 +347,7 @@ class World:
         return checkout.start(self.core(process), order_id, gateway, actor, return_url=back, cancel_url=stay)
 
     def _started(self, order: int, started: checkout.Started) -> None:
+        self.watch.goods_are_kept(started.payment.order_id, since=self.engine.now - self.policy.hold_seconds * SECOND)
         self.tabs.append(Tab(started.payment.id, order, started.payment.gateway, dict(started.client)))
         self.engine.tell(f"  the pay page shows {short(started.payment.id)}")
 
@@ -515,6 +519,7 @@ class World:
         if payment_id is None:
             return
         minor, request_key = AMOUNTS[amount % len(AMOUNTS)], REQUEST_KEYS[key % len(REQUEST_KEYS)]
+        self.watch.refunds_asked += 1
         refund = refunds.refund(
             self.core(process), payment_id, STAFF, amount_minor=minor, restock=restock, request_key=request_key
         )
@@ -555,6 +560,21 @@ class World:
         known = self.orders[order % len(self.orders)]
         core = self.core(process)
         self._spawn(f"the shop lowers {short(known.id)} by 1", process, core.db.transaction(_lower_by_one, known.id))
+
+    def _do_shop_cancel(self, order: int, process: int = 0) -> None:
+        """The shop's own code cancels an order that is not paid, whatever payments are under way."""
+        if not self.orders:
+            return
+        known = self.orders[order % len(self.orders)]
+        self.watch.closed_by_shop.add(known.id)
+        cancel = self.core(process).db.transaction(self._cancel_by_shop, known.id)
+        self._spawn(f"the shop itself cancels {short(known.id)}", process, cancel)
+
+    async def _cancel_by_shop(self, tx: Transaction, order_id: str) -> None:
+        found = await self.store.find(tx, order_id, lock=True)
+        if found is not None and found.status in (OrderStatus.OPEN, OrderStatus.PENDING):
+            await self.store.release(tx, order_id)
+            await self.store.mark(tx, found, OrderStatus.CANCELED, now=self.engine.now)
 
     # ── Banks, time, disasters ──────────
 
@@ -597,6 +617,21 @@ class World:
         self.finish()
         self.watch.not_settled()
 
+    def _do_must_be(self, status: str) -> None:
+        """After all that was said and done every payment has to be this."""
+        self.finish()
+        self.watch.all_are(status)
+
+    def _do_must_agree(self) -> None:
+        """All news has arrived: our books say by now what the gateways' say."""
+        self.finish()
+        self.watch.compare(self.stage.twins)
+
+    def _do_must_be_returned(self) -> None:
+        """Nothing is in the way any more: money that found no order is back with its buyer."""
+        self.finish()
+        self.watch.returned()
+
     def _do_must_be_told(self) -> None:
         """A gateway has been out of reach for hours: an operator must have heard of it."""
         self.finish()
@@ -629,11 +664,13 @@ class World:
                 self._spawn("a worker looks for all that is due", 1, recovery.drain(self.core(1)))
                 self.finish()
         self.watch.safety()
+        self._no_strays()
         self.watch.liveness(self.stage.twins)
 
     def _no_strays(self) -> None:
         for cast in self.stage.casts.values():
             self.watch.nothing_stray(cast.live())
+            self.watch.once(cast.refunds_of_ours())
 
     def _is_due(self) -> bool:
         """Whether a worker could find anything. Wrong about that, it would only leave something that waits for ever."""

@@ -32,6 +32,7 @@ class PayPalCast:
     calls = ("create", "reopen", "fetch", "authorize", "capture", "void", "refund", "read_webhook")
     key_header = "paypal-request-id"
     keyless = ("/oauth2/token", "/void")
+    currencies = ("EUR", "HUF", "JPY")
     lies = ("amount", "currency", "account", "ids")
     ways = tuple(_FUNDING)
 
@@ -81,6 +82,11 @@ class PayPalCast:
             for order in orders
             if order["authorization"] is not None and order["authorization"]["status"] in ("CREATED", "PENDING")
         }
+
+    def refunds_of_ours(self) -> Sequence[str]:
+        """From their `custom_id`."""
+        told = [refund["custom_id"] for refund in self._twin.look("refunds").values()]
+        return [one for one in told if one is not None]
 
     def ids(self, param: str) -> Sequence[str]:
         """The ids that a control's parameter may take, oldest first."""

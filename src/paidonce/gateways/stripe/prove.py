@@ -53,6 +53,7 @@ class StripeCast:
     calls = ("account", "create", "reopen", "fetch", "capture", "void", "refund")
     key_header = "idempotency-key"
     keyless = ("/cancel",)
+    currencies = ("EUR", "HUF", "JPY", "ISK")
     lies = tuple(_LIES)
     ways = (*_CARDS, *_BANK_PAGE)
 
@@ -152,6 +153,11 @@ class StripeCast:
         """Intents that a browser can still confirm, and money that is reserved."""
         intents = [record["object"] for record in self._records("intents").values()]
         return {one["metadata"]["payment_id"]: _LIVE[one["status"]] for one in intents if one["status"] in _LIVE}
+
+    def refunds_of_ours(self) -> Sequence[str]:
+        """From their metadata."""
+        told = [record["object"]["metadata"].get("refund_id") for record in self._records("refunds").values()]
+        return [one for one in told if one is not None]
 
     def ids(self, param: str) -> Sequence[str]:
         """The ids that a control's parameter may take, oldest first."""

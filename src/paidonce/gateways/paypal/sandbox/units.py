@@ -9,6 +9,10 @@ from paidonce.gateways.paypal import wire
 from paidonce.gateways.paypal.sandbox.replies import Refused
 from paidonce.money import Money, iso_exponent, rescale, to_decimal_string
 
+# PayPal's own word (https://developer.paypal.com/reference/currency-codes/), and on purpose not the client's table: a
+# twin that shared the client's mistakes could not find them.
+_WITHOUT_DECIMALS = frozenset({"HUF", "JPY", "TWD"})
+
 # 2.49 % and 35 of the smallest unit.
 FEE_PER_TEN_THOUSAND = 249
 FEE_FIXED = 35
@@ -26,7 +30,7 @@ def of(amount: Any, field: str) -> int:
     if not isinstance(value, str) or not re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]+)?", value, re.ASCII):
         raise Refused(400, "INVALID_PARAMETER_SYNTAX", field + "/value")
     whole, _, fraction = value.partition(".")
-    exponent = wire.EXPONENTS[currency]
+    exponent = _exponent(currency)
     if fraction and exponent == 0:
         raise Refused(422, "DECIMALS_NOT_SUPPORTED", field + "/value", value)
     if len(fraction) > exponent:
@@ -44,13 +48,17 @@ def positive(amount: Any, field: str) -> int:
 
 def shown(amount: int, currency: str) -> dict[str, str]:
     """The `{currency_code, value}` of so many units."""
-    return {"currency_code": currency, "value": to_decimal_string(amount, wire.EXPONENTS[currency])}
+    return {"currency_code": currency, "value": to_decimal_string(amount, _exponent(currency))}
 
 
 def money(amount: int, currency: str) -> Money:
     """The same in the ISO exponent."""
-    exponents = {"from_exponent": wire.EXPONENTS[currency], "to_exponent": iso_exponent(currency)}
+    exponents = {"from_exponent": _exponent(currency), "to_exponent": iso_exponent(currency)}
     return Money(rescale(amount, **exponents), currency)
+
+
+def _exponent(currency: str) -> int:
+    return 0 if currency in _WITHOUT_DECIMALS else 2
 
 
 def fee(amount: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from paidonce.gateways.stripe.sandbox.replies import Form, SandboxError, integer, missing
+from paidonce.money import Money, iso_exponent, rescale
 
 LARGEST = 99_999_999
 # Smallest charge in Stripe's minor units (https://docs.stripe.com/currencies, "Minimum and maximum charge amounts").
@@ -15,6 +16,19 @@ _SMALLEST = {
 }  # fmt: skip
 # What amounts of some currencies are divisible by.
 STEPS = {"bhd": 10, "jod": 10, "kwd": 10, "omr": 10, "tnd": 10, "isk": 100, "ugx": 100}
+# Stripe's own word (https://docs.stripe.com/currencies), and on purpose not the client's table: a twin that shared the
+# client's mistakes could not find them.
+_WITHOUT_DECIMALS = frozenset(
+    {"bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"}
+)
+_THREE_DECIMALS = frozenset({"bhd", "jod", "kwd", "omr", "tnd"})
+
+
+def money(amount: int, currency: str) -> Money:
+    """What so many of Stripe's units are worth, in the ISO exponent."""
+    exponent = 0 if currency in _WITHOUT_DECIMALS else 3 if currency in _THREE_DECIMALS else 2
+    code = currency.upper()
+    return Money(rescale(amount, from_exponent=exponent, to_exponent=iso_exponent(code)), code)
 
 
 def amount_and_currency(form: Form) -> tuple[int, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from paidonce.gateways.base import BookEntry
+from paidonce.gateways.stripe.sandbox import amounts
 from paidonce.gateways.stripe.sandbox.amounts import STEPS
 from paidonce.gateways.stripe.sandbox.store import Record, Store
-from paidonce.gateways.stripe.wire import from_stripe
 
 # Charged per capture, in thousandths of the amount and in minor units of the payment's currency.
 FEE_PER_MILLE = 15
@@ -104,7 +104,7 @@ class Ledger:
 
     def _book(self, charge: Record, ref: str, kind: str, amount: int) -> None:
         item = charge["object"]
-        money = from_stripe(amount, item["currency"])
+        money = amounts.money(amount, item["currency"])
         entry = BookEntry(ref, kind, money.minor, money.currency, item["metadata"].get("payment_id"))
         names = ("object", "kind", "minor", "currency", "payment_id")
         self._store.state["books"].append({name: getattr(entry, name) for name in names})
