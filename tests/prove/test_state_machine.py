@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -18,8 +18,8 @@ from paidonce.prove.checks import Violation
 from paidonce.prove.engine import FATES
 from paidonce.prove.world import AMOUNTS, BASKETS, BUYERS, GOODS, REQUEST_KEYS, Move, Setup, Stage, World
 
-EXAMPLES = int(os.environ.get("PROVE_EXAMPLES", "100"))
-STEPS = 40
+EXAMPLES = int(os.environ.get("PROVE_EXAMPLES", "200"))
+STEPS = 25
 ALL = 99
 WAITS = (1, 31, 70, 125, 310, 700, 1_300, 7 * 3600, 25 * 3600, -70)
 OUTAGES = ("", "request lost", "answer lost", "503", "500 after all", "429")
@@ -220,6 +220,8 @@ def configured(examples: int) -> settings:
         derandomize="PROVE_EXAMPLES" not in os.environ,
         database=None,
         suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+        report_multiple_bugs=False,
         print_blob=False,
     )
 

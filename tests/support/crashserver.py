@@ -6,7 +6,8 @@ again only if the whole group is gone. When standard input or the nursery itself
 them end.
 
 A line is JSON: `{"start": {…}}` answers with the process's id, `{"wait": id, "seconds": …}` with its exit status or
-null while it lives, `{"kill": id}` kills its group and answers with the exit status.
+null while it lives, `{"kill": id}` kills its group and answers with the exit status. A server whose steps nobody counts
+is made before the fork and kept, since making the application is most of a start; it connects to nothing before.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import anyio._backends._asyncio  # noqa: F401
 import asyncpg  # noqa: F401
 import stripe  # noqa: F401
 import uvicorn.lifespan.on  # noqa: F401
+from fastapi import FastAPI
 
 import paidonce.db
 from paidonce import app as application
@@ -120,13 +122,22 @@ class WatchedTransport:
 
 
 async def _serve(order: dict[str, Any], listener: socket.socket) -> None:
+    """The shop whose steps are counted."""
     environment: dict[str, str] = order["environment"]
     settings, clock = load_settings(environment), SharedClock(Path(order["clock"]))
-    steps = Steps(Path(order["trace"]) if order.get("trace") else None, order.get("crash_at"))
+    steps = Steps(Path(order["trace"]), order.get("crash_at"))
     gateways = configure_all(environment, WatchedTransport(AiohttpTransport(clock), steps), clock)
     database = WatchedDatabase(await paidonce.db.connect(settings.database_url), steps)
     shop = application.create_app(settings, gateways=gateways, database=database, clock=clock, environment=environment)
     await serving.server(shop).serve(sockets=[listener])
+
+
+def _plain(order: dict[str, Any]) -> FastAPI:
+    """The shop as `paidonce serve` makes it, but for the test's clock."""
+    environment: dict[str, str] = order["environment"]
+    return application.create_app(
+        load_settings(environment), clock=SharedClock(Path(order["clock"])), environment=environment
+    )
 
 
 async def _work(order: dict[str, Any]) -> None:
@@ -141,7 +152,9 @@ async def _work(order: dict[str, Any]) -> None:
     await Worker(core, settings.endpoints(), transport, idle_seconds=0.2).run()
 
 
-def _live(order: dict[str, Any], listener: socket.socket | None, nursery_lives: int) -> NoReturn:
+def _live(
+    order: dict[str, Any], listener: socket.socket | None, ready: FastAPI | None, nursery_lives: int
+) -> NoReturn:
     """A forked process's whole life."""
     status = 1
     try:
@@ -154,8 +167,10 @@ def _live(order: dict[str, Any], listener: socket.socket | None, nursery_lives: 
         _accompany(nursery_lives)
         if listener is None:
             asyncio.run(_work(order))
-        else:
+        elif ready is None:
             asyncio.run(_serve(order, listener))
+        else:
+            asyncio.run(serving.server(ready).serve(sockets=[listener]))
         status = 0
     finally:
         # Never back into the nursery's own loop, not even by an exception, whose traceback is in the log then.
@@ -185,6 +200,7 @@ class Nursery:
         self._living: set[int] = set()
         self._ended: dict[int, int] = {}
         self._warm = False
+        self._made: dict[str, FastAPI] = {}
         self._lives, self._holds = os.pipe()
 
     def answer(self, line: dict[str, Any]) -> int | None:
@@ -202,15 +218,25 @@ class Nursery:
         self._warm_up(order["environment"])
         # The port is taken before the answer, so that whoever asks for the server finds it.
         port = order.get("port")
+        ready = None if port is None or order.get("trace") else self._ready(order)
         listener = None if port is None else serving.bind(serving.LOOPBACK, port, fix="The test chose it.")
         pid = os.fork()
         if pid == 0:
             os.close(self._holds)
-            _live(order, listener, self._lives)
+            _live(order, listener, ready, self._lives)
         self._living.add(pid)
         if listener is not None:
             listener.close()
         return pid
+
+    def _ready(self, order: dict[str, Any]) -> FastAPI:
+        """The application of a shop, made once: each fork has a copy of it on which nobody has started anything."""
+        name = json.dumps([order["environment"], order["clock"]], sort_keys=True)
+        if name not in self._made:
+            self._made[name] = _plain(order)
+            gc.collect()
+            gc.freeze()
+        return self._made[name]
 
     def _warm_up(self, environment: dict[str, str]) -> None:
         """Let the first application that is ever built be ours: what it imports and caches, all forks have at once."""

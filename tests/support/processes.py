@@ -63,6 +63,10 @@ class Nursery:
         more = {"port": port, "trace": str(trace), "crash_at": crash_at}
         return self._start(environment, more, trace)
 
+    def open(self, environment: dict[str, str], port: int) -> Process:
+        """A web server as anybody runs it, which starts as fast as it can."""
+        return self._start(environment, {"port": port}, None)
+
     def work(self, environment: dict[str, str]) -> Process:
         """A worker."""
         return self._start(environment, {}, None)

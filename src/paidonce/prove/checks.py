@@ -245,6 +245,16 @@ class Watch:
             ended = status in ("unknown", "captured", "failed", "canceled") and not harmless
             _require(not ended, "I4", f"{payment} is {status} here, and its object at the gateway {how}")
 
+    def voids_are_made(self, before: Microseconds) -> None:
+        """Raise `Violation` if a void that was written down before then still waits, though the gateway answers."""
+        # While the bank decides on slow money, no gateway lets it go.
+        query = (
+            "SELECT p.id FROM operations o JOIN payments p ON p.id = o.payment_id AND p.status IN ('awaiting_buyer', 'authorized')"  # noqa: S608
+            f" WHERE o.kind = 'void' AND o.state = 'recorded' AND o.created_at < {before}"
+        )
+        for (payment,) in self.books.rows(query):
+            raise Violation("I9", f"{payment} was to be voided, and nobody does it")
+
     def once(self, refunds: Sequence[str]) -> None:
         """Raise `Violation` if a refund of ours was made more than once. `refunds` are our ids at a gateway."""
         for refund in set(refunds):
@@ -326,6 +336,7 @@ _PROMISED = {
     "order": ("orders", "id", "status"),
     "a new order": ("orders", "id", "id"),
     "refund": ("refunds", "id", "amount_minor"),
+    "the state of refund": ("refunds", "id", "state"),
     "event": ("inbox", "event_id", "event_id"),
 }
 

@@ -222,6 +222,9 @@ def _ending(one: int) -> dict[str, Script]:
         "the shop cancels the order meanwhile": Script(
             moves=(*closes, *_go("shop_cancel", 0, 0), *_go("complete", 0, 0)), setup=TOLD
         ),
+        "the shop cancels the order of reserved money": Script(
+            moves=(*closes, *_go("shop_cancel", 0, 0), *_go("complete", 0, 0)), setup=MANUAL
+        ),
         "the shop cancels the order of slow money": Script(
             moves=(*_ordered(), *_slow(one), *_go("shop_cancel", 0, 0), *_go("order", 1, 4, 0))
         ),

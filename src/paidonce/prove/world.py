@@ -529,6 +529,8 @@ class World:
     def _refunded(self, done: refunds.RefundResult) -> None:
         self.engine.tell(f"  told: refund {short(done.refund.id)} of {done.refund.amount} is {done.refund.state}")
         self.watch.promise("refund", done.refund.id, str(done.refund.amount.minor))
+        if done.refund.state == "failed":
+            self.watch.promise("the state of refund", done.refund.id, "failed")
 
     def _do_capture(self, payment: int, amount: int, process: int = 0) -> None:
         payment_id = self._payment(payment)
@@ -668,6 +670,7 @@ class World:
         self.watch.liveness(self.stage.twins)
 
     def _no_strays(self) -> None:
+        self.watch.voids_are_made(before=self.engine.now - _HOUR * SECOND)
         for cast in self.stage.casts.values():
             self.watch.nothing_stray(cast.live())
             self.watch.once(cast.refunds_of_ours())
