@@ -110,8 +110,8 @@ def write_report(parts: dict[str, Part]) -> None:
     lines = [
         "# The last long run",
         "",
-        "Written by `make prove-long`; all figures are in [prove-report.json](prove-report.json). What is run and asked:"
-        " [The promise, checked](prove.md).",
+        "Written by `make prove-long`; all figures are in [prove-report.json](prove-report.json).",
+        "What is run, and what is asked: [The promise, checked](prove.md).",
         "",
         "| what | command | commit, begun | took | result |",
         "|---|---|---|---|---|",

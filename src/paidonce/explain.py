@@ -144,7 +144,10 @@ def _trouble(payment_id: str, history: Sequence[Row]) -> str | None:
     return trouble
 
 
-_CONTRADICTIONS = ("alarm.contradiction", "alarm.refund_contradiction", "alarm.dispute_changed")
+_CONTRADICTIONS = (
+    *("alarm.contradiction", "alarm.refund_contradiction", "alarm.dispute_changed"),
+    "alarm.invariant_broken",
+)
 
 
 def _contradiction(history: Sequence[Row], now: Microseconds) -> str | None:
@@ -157,7 +160,7 @@ def _contradiction(history: Sequence[Row], now: Microseconds) -> str | None:
         return None
     detail = json.loads(recent[-1]["detail"])
     told = detail.get("reason") or detail.get("said") or "another amount of a refund"
-    return f"{told}, object {detail.get('object', 'unknown')}"
+    return f"{told}, object {detail.get('object') or detail.get('about', 'unknown')}"
 
 
 # ── Where the money is ──────────

@@ -159,6 +159,30 @@ async def test_a_canceled_transaction_is_rolled_back_and_its_connection_still_se
     assert await things.all() == {"b": 1}
 
 
+async def test_a_caller_who_leaves_while_begin_is_under_way_leaves_nothing_open(
+    postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that hung up at that moment made asyncpg log an error about a transaction that nobody had ended."""
+    database = await paidonce.db.connect(f"{postgresql_url}{'&' if '?' in postgresql_url else '?'}pool_size=1")
+
+    async def one(tx: Transaction) -> int:
+        row = await tx.fetch_one("SELECT 1 AS one")
+        assert row is not None
+        return int(row["one"])
+
+    try:
+        for turns in range(1, 15):
+            task = asyncio.create_task(database.transaction(one))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert await database.transaction(one) == 1
+    finally:
+        await database.close()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def _until_asleep(things: Things) -> None:
     async def asleep(tx: Transaction) -> bool:
         return await tx.fetch_one("SELECT 1 AS one FROM pg_stat_activity WHERE wait_event = 'PgSleep'") is not None

@@ -6,10 +6,13 @@ PROVE_EXAMPLES=5000 tries more of them than a normal run does, and others each t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -17,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from paidonce.prove.checks import Violation
 from paidonce.prove.engine import FATES
 from paidonce.prove.world import AMOUNTS, BASKETS, BUYERS, GOODS, REQUEST_KEYS, Move, Setup, Stage, World
+from support.simulated import planted, run_on
 
 EXAMPLES = int(os.environ.get("PROVE_EXAMPLES", "200"))
 STEPS = 25
@@ -229,3 +233,18 @@ def configured(examples: int) -> settings:
 def test_no_choice_of_moves_breaks_the_promise(stage: Stage) -> None:
     Shop.stage = stage
     run_state_machine_as_test(Shop, settings=configured(EXAMPLES))
+
+
+@pytest.mark.parametrize(
+    ("mutant", "invariant"), [("capture-gets-a-fresh-key", "I4"), ("complete-believes-the-browser", "I1")]
+)
+def test_a_planted_bug_is_found(mutant: str, invariant: str, tmp_path: Path) -> None:
+    source = planted(mutant, tmp_path)
+    test = f"{__file__}::{test_no_choice_of_moves_breaks_the_promise.__name__}"
+    outcome = run_on(source, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", test)
+    assert outcome.returncode == 1, f"the machine has to fail by its assertions:\n{outcome.stdout[-2000:]}"
+    assert f"Violation: {invariant}: " in outcome.stdout
+    assert str(source / "paidonce" / "prove" / "world.py") in outcome.stdout, "the bug's own copy has to run"
+    # Hypothesis tells the rules, and the note the moves that a script can be made of.
+    assert "state.begin(" in outcome.stdout
+    assert re.search(r"moves: \[.*\('order', ", outcome.stdout)

@@ -37,7 +37,7 @@ from paidonce import app as application
 from paidonce import deliveries, serving
 from paidonce.config import load_settings
 from paidonce.core import Core
-from paidonce.db import postgres, sqlite  # noqa: F401 - imported once for all forks.
+from paidonce.db import migration, postgres, sqlite  # noqa: F401 - imported once for all forks.
 from paidonce.gateways.base import HttpRequest, HttpResponse, Transport
 from paidonce.gateways.registry import configure_all
 from paidonce.gateways.transport import AiohttpTransport
@@ -140,6 +140,21 @@ def _plain(order: dict[str, Any]) -> FastAPI:
     )
 
 
+async def _ask_for_nothing(shop: FastAPI) -> None:
+    """One request for a page that no shop has: the framework makes its routes when it is asked for the first time."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        assert message.get("status", 404) == 404, message
+
+    path = "/nobody/has/this/page"
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b""}
+    more = {"http_version": "1.1", "scheme": "http", "headers": [(b"host", b"localhost")], "root_path": ""}
+    await shop({**scope, **more, "server": None, "client": None, "asgi": {"version": "3.0"}}, receive, send)
+
+
 async def _work(order: dict[str, Any]) -> None:
     """What `paidonce worker` does, by the test's clock."""
     environment: dict[str, str] = order["environment"]
@@ -152,9 +167,7 @@ async def _work(order: dict[str, Any]) -> None:
     await Worker(core, settings.endpoints(), transport, idle_seconds=0.2).run()
 
 
-def _live(
-    order: dict[str, Any], listener: socket.socket | None, ready: FastAPI | None, nursery_lives: int
-) -> NoReturn:
+def _live(order: dict[str, Any], listener: socket.socket | None, ready: FastAPI | None, nursery_lives: int) -> NoReturn:
     """A forked process's whole life."""
     status = 1
     try:
@@ -234,6 +247,7 @@ class Nursery:
         name = json.dumps([order["environment"], order["clock"]], sort_keys=True)
         if name not in self._made:
             self._made[name] = _plain(order)
+            asyncio.run(_ask_for_nothing(self._made[name]))
             gc.collect()
             gc.freeze()
         return self._made[name]
@@ -242,8 +256,11 @@ class Nursery:
         """Let the first application that is ever built be ours: what it imports and caches, all forks have at once."""
         if not self._warm:
             self._warm = True
+            # Before anything is logged: standard output is for answers alone.
+            configure_logging(level="warning")
             shop = application.create_app(load_settings(environment), environment=environment)
             serving.server(shop).config.load()
+            migration.expected()
             gc.collect()
             gc.freeze()
 

@@ -204,11 +204,15 @@ class PostgresDatabase:
             raise DatabaseDown(f"no connection became free within {ACQUIRE_SECONDS:g} s; {_HINT}") from error
         except _FAILURES as error:
             raise DatabaseDown(f"{_words(error)}; {_HINT}") from error
+        canceled = False
         try:
             yield connection
+        except asyncio.CancelledError:
+            canceled = True
+            raise
         finally:
             # Shielded, so that a canceled caller doesn't take the roll-back along.
-            await asyncio.shield(_release(self._pool, connection))
+            await asyncio.shield(_release(self._pool, connection, canceled=canceled))
 
 
 async def _run(tx: PostgresTransaction, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
@@ -240,11 +244,12 @@ async def _commit(connection: Connection) -> None:
         raise DatabaseDown(f"the server answered {status} to COMMIT; nothing was kept")
 
 
-async def _release(pool: Pool, connection: Connection) -> None:
+async def _release(pool: Pool, connection: Connection, *, canceled: bool) -> None:
     """Roll back what is open and give the connection back; asyncpg would do both, but log the first as a mistake."""
     # A lost connection raises here; asyncpg has dropped it by then, and the transaction's outcome is settled already.
     with suppress(*_FAILURES):
-        if connection.is_in_transaction():
+        # A caller who left while BEGIN was under way may have begun a transaction that the driver does not know of.
+        if canceled or connection.is_in_transaction():
             await connection.execute("ROLLBACK")
     with suppress(*_FAILURES):
         await pool.release(connection)

@@ -249,7 +249,8 @@ class Watch:
         """Raise `Violation` if a void that was written down before then still waits, though the gateway answers."""
         # While the bank decides on slow money, no gateway lets it go.
         query = (
-            "SELECT p.id FROM operations o JOIN payments p ON p.id = o.payment_id AND p.status IN ('awaiting_buyer', 'authorized')"  # noqa: S608
+            "SELECT p.id FROM operations o JOIN payments p ON p.id = o.payment_id"  # noqa: S608
+            " AND p.status IN ('awaiting_buyer', 'authorized')"
             f" WHERE o.kind = 'void' AND o.state = 'recorded' AND o.created_at < {before}"
         )
         for (payment,) in self.books.rows(query):
