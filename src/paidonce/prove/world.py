@@ -670,7 +670,7 @@ class World:
         self.watch.liveness(self.stage.twins)
 
     def _no_strays(self) -> None:
-        self.watch.voids_are_made(before=self.engine.now - _HOUR * SECOND)
+        self.watch.voids_are_made(before=self.engine.now - _DAY * SECOND // 2)
         for cast in self.stage.casts.values():
             self.watch.nothing_stray(cast.live())
             self.watch.once(cast.refunds_of_ours())
