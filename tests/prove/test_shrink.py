@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from paidonce.prove.checks import INVARIANTS
-from paidonce.prove.flows import flows, main_flows, pairs_of_faults, single_faults
+from paidonce.prove.flows import flows, main_flows, pairs_of_faults, single_faults, steps_of
 from paidonce.prove.regressions import read
 from paidonce.prove.script import Script
 from paidonce.prove.shrink import reduce, shrink, spelled_out
@@ -118,6 +119,20 @@ def test_faults_written_into_moves_make_the_same_run(stage: Stage) -> None:
         spelled = spelled_out(script, stage)
         assert spelled.faults == {}, script
         assert spelled.play(stage).world.digest() == script.play(stage).world.digest(), script
+
+
+def test_a_script_that_breaks_by_itself_can_still_be_walked_through(stage: Stage) -> None:
+    """Its faults are tried up to there, and what it breaks crosses from process to process as it is."""
+    moves: tuple[Move, ...] = (("order", 0, 7, 0), ("go", 0, 99), ("start", 0, 0, 0), ("go", 0, 99))
+    paid_for_nothing = Script(moves=(*moves, ("must_not_be_paid",), ("recover", 0), ("go", 0, 99)))
+    violation = paid_for_nothing.play(stage).violation
+    assert violation is not None
+    ports = steps_of(stage, Script(moves=moves))
+    assert len(ports) > 2
+    assert steps_of(stage, paid_for_nothing) == ports
+    assert max(max(one.faults) for one in single_faults(stage, paid_for_nothing)) == len(ports) - 1
+    again = pickle.loads(pickle.dumps(violation))  # noqa: S301 - it is the one above
+    assert (type(again), again.invariant, again.what) == (type(violation), violation.invariant, violation.what)
 
 
 def test_a_fault_inside_a_larger_move_keeps_its_number(stage: Stage) -> None:

@@ -29,13 +29,20 @@ INVARIANTS: Mapping[str, str] = {
 }
 
 
-class Violation(Exception):
-    """An invariant does not hold; `invariant` is its number."""
+class Violation(BaseException):
+    """An invariant does not hold; `invariant` is its number.
+
+    No `Exception`, since some are found in the middle of a task, and no code under test may catch them.
+    """
 
     def __init__(self, invariant: str, what: str) -> None:
         super().__init__(f"{invariant}: {what}")
         self.invariant = invariant
         self.what = what
+
+    def __reduce__(self) -> tuple[type[Violation], tuple[str, str]]:
+        """So that one may cross from process to process."""
+        return Violation, (self.invariant, self.what)
 
 
 # What safety is judged by, in one question. Small tables in a simulation: reading them whole is the cheapest way.
