@@ -99,7 +99,11 @@ def machine() -> dict[str, str]:
 def commit() -> str:
     """The commit that was run, and whether anything in the checkout differs from it."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    # The report itself is no change.
+    apart = [".", ":!docs/prove-report.*"]
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", "--", *apart], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 

@@ -123,14 +123,14 @@ def test_faults_written_into_moves_make_the_same_run(stage: Stage) -> None:
 
 def test_a_script_that_breaks_by_itself_can_still_be_walked_through(stage: Stage) -> None:
     """Its faults are tried up to there, and what it breaks crosses from process to process as it is."""
-    moves: tuple[Move, ...] = (("order", 0, 7, 0), ("go", 0, 99), ("start", 0, 0, 0), ("go", 0, 99))
-    paid_for_nothing = Script(moves=(*moves, ("must_not_be_paid",), ("recover", 0), ("go", 0, 99)))
-    violation = paid_for_nothing.play(stage).violation
+    paid = next(iter(main_flows(stage).values())).moves
+    breaks = Script(moves=(*paid, ("must_not_be_paid",), ("recover", 0), ("go", 0, 99)))
+    violation = breaks.play(stage).violation
     assert violation is not None
-    ports = steps_of(stage, Script(moves=moves))
+    ports = steps_of(stage, Script(moves=paid))
     assert len(ports) > 2
-    assert steps_of(stage, paid_for_nothing) == ports
-    assert max(max(one.faults) for one in single_faults(stage, paid_for_nothing)) == len(ports) - 1
+    assert steps_of(stage, breaks) == ports
+    assert max(max(one.faults) for one in single_faults(stage, breaks)) == len(ports) - 1
     again = pickle.loads(pickle.dumps(violation))  # noqa: S301 - it is the one above
     assert (type(again), again.invariant, again.what) == (type(violation), violation.invariant, violation.what)
 
