@@ -135,13 +135,22 @@ async def is_disputed(tx: Transaction, payment_id: str) -> bool:
     return any(dispute.state == "open" for dispute in await disputes_of(tx, payment_id))
 
 
+async def captured_of(tx: Transaction, payment: Payment) -> Money:
+    """What was captured, which a contradicting gateway may have done in another currency than agreed on."""
+    agreed = Money(payment.captured_minor, payment.amount.currency)
+    if agreed.minor or payment.capture_ref is None:
+        return agreed
+    booked = await journal.booked_amount(tx, Kind.CAPTURE, payment.gateway, payment.capture_ref)
+    return booked or agreed
+
+
 async def left_to_refund(tx: Transaction, payment: Payment) -> Money:
     """What is captured less what went back, is going back, or was lost in a dispute (invariant I5)."""
-    refunds = await refunds_of(tx, payment.id)
-    disputes = await disputes_of(tx, payment.id)
-    gone = sum(refund.amount.minor for refund in refunds if refund.state != "failed")
-    gone += sum(dispute.amount.minor for dispute in disputes if dispute.state == "lost")
-    return Money(max(payment.captured_minor - gone, 0), payment.amount.currency)
+    captured = await captured_of(tx, payment)
+    back = [one.amount for one in await refunds_of(tx, payment.id) if one.state != "failed"]
+    back += [one.amount for one in await disputes_of(tx, payment.id) if one.state == "lost"]
+    gone = sum(one.minor for one in back if one.currency == captured.currency)
+    return Money(max(captured.minor - gone, 0), captured.currency)
 
 
 async def unfinished(tx: Transaction, payment: Payment) -> Unfinished:
@@ -392,30 +401,48 @@ async def fail_refund(case: Case, refund: Refund, reason: str, *, replaced: bool
 async def _drop_refunds_without_room(case: Case) -> None:
     """End recorded refunds that the gateway will refuse, since others were made there and nothing is left for them."""
     refunds = await refunds_of(case.tx, case.payment.id)
-    lost = sum(one.amount.minor for one in await disputes_of(case.tx, case.payment.id) if one.state == "lost")
-    left = case.payment.captured_minor - lost
-    left -= sum(refund.amount.minor for refund in refunds if refund.state in ("pending", "succeeded"))
+    captured = await captured_of(case.tx, case.payment)
+    taken = [one.amount for one in await disputes_of(case.tx, case.payment.id) if one.state == "lost"]
+    taken += [one.amount for one in refunds if one.state in ("pending", "succeeded")]
+    left = captured.minor - sum(one.minor for one in taken if one.currency == captured.currency)
     for refund in refunds:
         if refund.state != "recorded":
             continue
         if refund.amount.minor <= left:
             left -= refund.amount.minor
             continue
-        await fail_refund(case, refund, "the money went back by another refund, made at the gateway", replaced=True)
-        if refund.origin == "automatic" and left > 0:
-            # The gateway can't have carried the first one out, so the buyer still gets the rest by itself.
-            rest = Money(left, refund.amount.currency)
-            await intend_refund(case, rest, origin="automatic", actor="paidonce", reason=refund.reason)
-            left = 0
+        await _drop(case, refund)
+
+
+async def _drop(case: Case, refund: Refund) -> None:
+    """End a refund without room. One of ours leaves the rest, if there is one, to another of ours.
+
+    The gateway can't have carried the first one out, so the buyer gets that rest by itself and no more than it.
+    """
+    others = [
+        one for one in await refunds_of(case.tx, case.payment.id) if one.state != "failed" and one.id != refund.id
+    ]
+    taken = [one.amount for one in others]
+    taken += [one.amount for one in await disputes_of(case.tx, case.payment.id) if one.state == "lost"]
+    captured = await captured_of(case.tx, case.payment)
+    rest = captured.minor - sum(one.minor for one in taken if one.currency == captured.currency)
+    again = refund.origin == "automatic" and rest > 0
+    reason = "the money went back by another refund, made at the gateway"
+    await fail_refund(case, refund, reason, replaced=again)
+    if again:
+        amount = Money(rest, captured.currency)
+        await intend_refund(case, amount, origin="automatic", actor="paidonce", reason=refund.reason)
 
 
 async def _sum_up(case: Case) -> None:
     """Payment and order say how much has gone back. The refund of a surplus does not touch the paid order."""
     refunds = await refunds_of(case.tx, case.payment.id)
-    gone = sum(refund.amount.minor for refund in refunds if refund.state == "succeeded")
+    captured = await captured_of(case.tx, case.payment)
+    back = [refund.amount for refund in refunds if refund.state == "succeeded"]
+    gone = sum(one.minor for one in back if one.currency == captured.currency)
     status = RefundStatus.NONE
-    if gone:
-        status = RefundStatus.FULL if gone >= case.payment.captured_minor else RefundStatus.PARTIAL
+    if back:
+        status = RefundStatus.FULL if 0 < captured.minor <= gone else RefundStatus.PARTIAL
     changed = replace(case.payment, refund_status=status)
     if changed.status is PaymentStatus.HELD and status is RefundStatus.FULL:
         # All of it went back, so the order may be paid anew.

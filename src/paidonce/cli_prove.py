@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from paidonce.errors import ConfigError
 if TYPE_CHECKING:
     from paidonce.prove.mutants import Hunt
     from paidonce.prove.run import Failure, Plan, Tally
+    from paidonce.prove.script import Outcome
 
 out, err = Console(), Console(stderr=True)
 
@@ -68,21 +69,43 @@ def prove(
 
     Exit code 1 if any invariant breaks, if a crash point was never reached, or if a planted bug is not found.
     """
+    _refuse_together({"--seed": seed, "--replay": replay}, {"--json": as_json or None, "--mutants": mutants})
+    if save is not None:
+        _make(save)
     if seed is not None or replay is not None:
         raise typer.Exit(_tell_one(seed, replay, save))
     report, jobs = Report(), jobs or os.cpu_count() or 1
-    failures = _run_all(_plan(seeds, pairs, flows=flows, seconds=seconds, jobs=jobs), report, quiet=as_json)
+    failures = _run_all(_plan(seeds, pairs, flows=flows, seconds=seconds, jobs=jobs), report)
     if mutants is not None:
-        _hunt(mutants, look_at, jobs, report, quiet=as_json)
+        _hunt(mutants, look_at, jobs, report)
+    # Only the flows promise to reach every point, and only if they were run to their end.
+    missed = report.crash_points_missed if flows and seconds is None else []
     if as_json:
         out.print_json(json.dumps(asdict(report)))
     else:
-        _summarize(report)
+        _summarize(report, missed)
     for failure in failures[:1]:
-        _tell_failure(failure, save, Console(stderr=True) if as_json else out)
-    missed = report.crash_points_missed if flows and seconds is None else []
+        _tell_failure(failure, save, err if as_json else out)
     if report.violations or missed or report.mutants_found < report.mutants_planted:
         raise typer.Exit(1)
+
+
+def _refuse_together(alone: Mapping[str, object], others: Mapping[str, object]) -> None:
+    """Raise `ConfigError` if an option that tells a single run is given beside another one. None: not given."""
+    told = [name for name, value in alone.items() if value is not None]
+    beside = [*told[1:], *(name for name, value in others.items() if value is not None)]
+    if told and beside:
+        raise ConfigError([f"{told[0]} tells a single run and nothing else; leave out {' and '.join(beside)}."])
+
+
+def _make(folder: Path) -> None:
+    """The folder for failures. Made before the run, since afterwards it would be too late to name another one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"--save needs a folder, and {folder} can't be made: {error.strerror}."]) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError([f"--save needs a folder to write to, and {folder} can't be written to."])
 
 
 def _plan(seeds: str, pairs: str, *, flows: bool, seconds: float | None, jobs: int) -> Plan:
@@ -93,6 +116,8 @@ def _plan(seeds: str, pairs: str, *, flows: bool, seconds: float | None, jobs: i
         raise ConfigError([f"--seeds is a number (20000) or a range (5000-5999), not {seeds!r}."])
     if pairs != "all" and not pairs.isdecimal():
         raise ConfigError([f"--pairs is a number or 'all', not {pairs!r}."])
+    if found[2] is not None and int(found[2]) < int(found[1]):
+        raise ConfigError([f"--seeds {seeds} ends before it begins; write {found[2]}-{found[1]}."])
     chosen = range(int(found[1])) if found[2] is None else range(int(found[1]), int(found[2]) + 1)
     return Plan(flows=flows, pairs=None if pairs == "all" else int(pairs), seeds=chosen, seconds=seconds, jobs=jobs)
 
@@ -100,11 +125,11 @@ def _plan(seeds: str, pairs: str, *, flows: bool, seconds: float | None, jobs: i
 # ── Running ──────────
 
 
-def _run_all(plan: Plan, report: Report, *, quiet: bool) -> list[Failure]:
+def _run_all(plan: Plan, report: Report) -> list[Failure]:
     from paidonce.prove.run import open_stage, points, run
 
     began = time.monotonic()
-    with _bar("Schedules", quiet=quiet) as told:
+    with _progress("Schedules") as told:
 
         def progress(tally: Tally, done: int, batches: int) -> None:
             rate = tally.schedules / max(time.monotonic() - began, 0.001)
@@ -122,12 +147,12 @@ def _run_all(plan: Plan, report: Report, *, quiet: bool) -> list[Failure]:
     return tally.failures
 
 
-def _hunt(folder: Path, most: int, jobs: int, report: Report, *, quiet: bool) -> None:
+def _hunt(folder: Path, most: int, jobs: int, report: Report) -> None:
     from paidonce.prove.mutants import hunt_all, patches
 
     planted = len(patches(folder))
     done: list[Hunt] = []
-    with _bar("Planted bugs", quiet=quiet) as told:
+    with _progress("Planted bugs") as told:
 
         def progress(hunt: Hunt) -> None:
             done.append(hunt)
@@ -138,11 +163,17 @@ def _hunt(folder: Path, most: int, jobs: int, report: Report, *, quiet: bool) ->
     report.mutants = [asdict(one) for one in found]
 
 
+Told = Callable[[int, int, str], None]
+
+
 @contextmanager
-def _bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on the error stream, so that the output stays clean; without a terminal it draws nothing."""
+def _progress(title: str) -> Iterator[Told]:
+    """Signs of life on the error stream, so that the output stays clean: a bar, or lines without a terminal."""
+    if not err.is_terminal:
+        yield _lines(title)
+        return
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeElapsedColumn(), console=err, disable=quiet or not err.is_terminal) as progress:
+    with Progress(*columns, TimeElapsedColumn(), console=err) as progress:
         task = progress.add_task("", total=None)
 
         def told(done: int, total: int, words: str) -> None:
@@ -151,21 +182,40 @@ def _bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None]
         yield told
 
 
+def _lines(title: str) -> Told:
+    """One line for each tenth of the work, which a log can bear."""
+    tenths = 0
+
+    def told(done: int, total: int, words: str) -> None:
+        nonlocal tenths
+        if done * 10 // total > tenths:
+            tenths = done * 10 // total
+            _say(f"{title}: {done * 100 // total} % ({words})", err)
+
+    return told
+
+
 # ── Telling ──────────
 
 
-def _summarize(report: Report) -> None:
+def _summarize(report: Report, missed: list[str]) -> None:
+    """`missed` are the crash points that had to be reached and were not."""
     share = report.crash_points_reached / max(report.crash_points, 1)
     _say(f"{report.schedules:,} schedules in {report.seconds:,.0f} s: {report.schedules_per_second:,.0f} a second.")
     _say(f"Violations: {report.violations}.")
     _say(f"Crash points reached: {report.crash_points_reached} of {report.crash_points} ({share:.0%}).")
-    for name in report.crash_points_missed:
+    for name in missed:
         _say(f"    never crashed {name}")
     if report.mutants_planted:
         _say(f"Planted bugs found: {report.mutants_found} of {report.mutants_planted}.")
         for one in report.mutants:
-            where = f"{one['invariant']} after {one['schedules']:,} runs" if one["found"] else "NOT FOUND"
-            _say(f"    {one['name']}: {where}")
+            _say(f"    {one['name']}: {_what_came_of(one)}")
+
+
+def _what_came_of(hunt: Mapping[str, Any]) -> str:
+    if hunt["found"]:
+        return f"{hunt['invariant']} after {hunt['schedules']:,} runs"
+    return f"NOT FOUND, {hunt['told']}" if hunt["told"] else "NOT FOUND"
 
 
 def _tell_failure(failure: Failure, save: Path | None, console: Console) -> None:
@@ -178,11 +228,9 @@ def _tell_failure(failure: Failure, save: Path | None, console: Console) -> None
     with in_silence(), open_stage() as stage:
         script = shrink.shrink(read_script(json.dumps(failure.script)), stage, failure.invariant)
         outcome = script.play(stage)
-        told = story.story(outcome, origin=failure.origin)
-        kept = None if save is None else story.save(outcome, save, origin=failure.origin)
-    console.print(told, soft_wrap=True, highlight=False, markup=False)
-    if kept is not None:
-        console.print(f"Kept in {kept}", soft_wrap=True, highlight=False, markup=False)
+        _say(story.story(outcome, origin=failure.origin), console)
+        if save is not None:
+            _keep(outcome, save, failure.origin, console)
 
 
 def _tell_one(seed: int | None, replay: Path | None, save: Path | None) -> int:
@@ -196,12 +244,24 @@ def _tell_one(seed: int | None, replay: Path | None, save: Path | None) -> int:
         else:
             assert seed is not None
             outcome, origin = Outcome(*play_seed(stage, seed)), f"seed {seed}"
-        told = story.story(outcome, origin=origin)
-        kept = None if save is None else story.save(outcome, save, origin=origin)
-    _say(told)
-    if kept is not None:
-        _say(f"Kept in {kept}")
-    return 0 if outcome.violation is None else 1
+        _say(story.story(outcome, origin=origin))
+        kept = save is None or _keep(outcome, save, origin, out)
+    if outcome.violation is not None:
+        return 1
+    return 0 if kept else 2
+
+
+def _keep(outcome: Outcome, folder: Path, origin: str, console: Console) -> bool:
+    """Keep the run and say where. If that fails, say so: the story and its exit code are worth more than the file."""
+    from paidonce.prove import story
+
+    try:
+        kept = story.save(outcome, folder, origin=origin)
+    except (OSError, ValueError) as error:
+        _say(f"paidonce: This run could not be kept: {error}.", err)
+        return False
+    _say(f"Kept in {kept}", console)
+    return True
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
@@ -211,5 +271,5 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
         raise ConfigError([f"{path} can't be replayed: {error}"]) from error
 
 
-def _say(text: str) -> None:
-    out.print(text, soft_wrap=True, highlight=False, markup=False)
+def _say(text: str, console: Console = out) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

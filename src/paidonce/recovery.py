@@ -143,15 +143,23 @@ async def _run_claimed(
 
 async def _set_aside(tx: Transaction, core: Core, lease: Lease) -> None:
     now = core.clock.now()
-    if lease.table == "payments":
+    payment_id = await _payment_of(tx, lease)
+    if payment_id is not None:
         with contextlib.suppress(NotFound):
-            case = await lock_case(tx, core, lease.id, trigger="recovery")
+            case = await lock_case(tx, core, payment_id, trigger="recovery")
             await case.alarm(
                 "recovery_failed",
                 again_seconds=_DAY,
                 next_step="This is a bug. The log has its traceback; the payment is tried again every hour.",
             )
     await give_back(tx, lease, due_at=now + _SET_ASIDE_SECONDS * SECOND)
+
+
+async def _payment_of(tx: Transaction, lease: Lease) -> str | None:
+    if lease.table == "payments":
+        return lease.id
+    event = await inbox.stored(tx, lease.id)
+    return None if event is None else event.payment_id
 
 
 # ── Events ──────────

@@ -24,6 +24,7 @@ from paidonce.states import OrderStatus, PaymentStatus
 from paidonce.store import PayableOrder
 
 _MONEY_HAS_MOVED = frozenset({Progress.CAPTURED, Progress.AUTHORIZED, Progress.PROCESSING})
+_OVER = frozenset({Progress.CANCELED, Progress.FAILED})
 _ENDED = frozenset({PaymentStatus.CAPTURED, PaymentStatus.FAILED, PaymentStatus.CANCELED})
 # What our own calls at an approved object bring back in their answers.
 _TAKING = ("authorize", "capture")
@@ -141,7 +142,11 @@ async def _bring_up_to_date(case: _Case, asked_at: Microseconds) -> Settled:
     if overtaken:
         await _keep_what_was_learned(case)
     else:
-        case.payment = replace(case.payment, gateway_ref=case.snapshot.ref, asked_at=max(asked_at, _newest_news(case)))
+        # How it ended was true when the gateway said so, not only when it was asked: whoever asked before now and reads
+        # this later has old news.
+        heard_at = case.now if case.snapshot.progress in _OVER else asked_at
+        newest = max(heard_at, asked_at, _newest_news(case))
+        case.payment = replace(case.payment, gateway_ref=case.snapshot.ref, asked_at=newest)
         await _APPLY[case.snapshot.progress](case)
     await aftersales.apply(case, case.snapshot)
     command = None if overtaken else _command(case)
@@ -355,11 +360,11 @@ async def _apply_authorized(case: _Case) -> None:
         await _finish(case, answered)
     for operation in await payments.recorded(case.tx, case.payment.id, "authorize"):
         await payments.finish(case.tx, operation.id, "succeeded", now=case.now)
+    if case.order.status in (OrderStatus.CANCELED, OrderStatus.EXPIRED):
+        # The shop has closed the order meanwhile, so nobody will capture this: the buyer gets it back now.
+        await intend_void(case.tx, case.core, case.payment)
     if was is not PaymentStatus.AUTHORIZED:
         await _make_order_pending(case)
-        if case.order.status in (OrderStatus.CANCELED, OrderStatus.EXPIRED):
-            # The shop has closed the order meanwhile, so nobody will capture this: the buyer gets it back now.
-            await intend_void(case.tx, case.core, case.payment)
         await case.note("payment.authorized")
         await case.emit("payment.authorized", amount=case.payment.amount.minor, currency=case.payment.amount.currency)
 

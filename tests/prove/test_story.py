@@ -103,8 +103,16 @@ def test_where_it_crashed_and_what_was_under_way(stage: Stage) -> None:
         "#5 [0] a worker looks for what is due",
     ]
     assert all(", before its " in line for line in under_way)
-    assert section(told, "What was promised") == ["All ten invariants, and nothing is broken."]
+    promised, not_asked = section(told, "What was promised")
+    assert promised == "All that has to be true at any moment, and nothing is broken."
+    assert "(I1)" in not_asked
+    assert "(I9) was not asked" in not_asked
     assert ">>>" not in told
+
+
+def test_only_a_calm_asks_all_ten(stage: Stage) -> None:
+    told = story(Script(Setup(calm=True), paid(0)).play(stage))
+    assert section(told, "What was promised") == ["All ten invariants, and nothing is broken."]
 
 
 def test_numbered_faults_are_named(stage: Stage) -> None:

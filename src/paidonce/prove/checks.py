@@ -98,6 +98,7 @@ _OURS = (
 
 # What an object can do that a browser with its client values could still turn into money.
 CAN_BE_CONFIRMED = "can be confirmed"
+IS_RESERVED = "is reserved"
 
 Book = dict[tuple[str, str, str], int]
 Rows = Sequence[tuple[Any, ...]]
@@ -228,7 +229,7 @@ class Watch:
         for what, query in _WAITING:
             for key, state in self.books.rows(query):
                 raise Violation("I9", f"{what} waits for ever: {key} ({state})")
-        self._kept()
+        self.kept()
         for order, paid_told, pays in self.books.rows(_TOLD):
             if paid_told != pays:
                 raise Violation("I2", f"{order}: order.paid was told {paid_told} times, {pays} captures count")
@@ -238,15 +239,20 @@ class Watch:
         for order, account, minor in self.books.rows(_UNPLACED):
             raise Violation("I1", f"{order}: {minor} are left in {account}")
 
-    def nothing_stray(self, live: Mapping[str, str]) -> None:
+    def nothing_stray(self, live: Mapping[str, str], *, after_a_day: bool) -> None:
         """Raise `Violation` if an object at a gateway can still move money of a payment that has ended, or is unknown.
 
-        `live` holds what each payment's object can do. Asked when a worker has had time to end such objects.
+        `live` holds what each payment's object can do. Asked when a worker has had time to end such objects; whether
+        an order with reserved money was closed by the shop itself, a worker may learn within a day.
         """
-        rows = self.books.rows("SELECT id, status, gateway_ref FROM payments")
-        known = {str(payment): (str(status), ref) for payment, status, ref in rows}
+        rows = self.books.rows(
+            "SELECT p.id, p.status, p.gateway_ref, o.status FROM payments p JOIN orders o ON o.id = p.order_id"
+        )
+        known = {str(row[0]): row[1:] for row in rows}
         for payment, how in live.items():
-            status, ref = known.get(payment, ("unknown", None))
+            status, ref, order = known.get(payment, ("unknown", None, "unknown"))
+            closed = after_a_day and order in ("canceled", "expired") and how == IS_RESERVED
+            _require(not closed, "I4", f"{payment} of an order that is {order} {how} at the gateway")
             # What an unanswered create has made can't be confirmed, since its client values reached nobody.
             harmless = ref is None and how == CAN_BE_CONFIRMED
             ended = status in ("unknown", "captured", "failed", "canceled") and not harmless
@@ -265,7 +271,7 @@ class Watch:
 
     def once(self, refunds: Sequence[str]) -> None:
         """Raise `Violation` if a refund of ours was made more than once. `refunds` are our ids at a gateway."""
-        for refund in set(refunds):
+        for refund in dict.fromkeys(refunds):
             _require(refunds.count(refund) == 1, "I5", f"{refund} went back {refunds.count(refund)} times")
 
     def not_paid(self) -> None:
@@ -298,7 +304,7 @@ class Watch:
             raise Violation("I2", f"the money of {payment} found no order and was not sent back")
 
     def told(self) -> None:
-        """Raise `Violation` unless an alarm was raised for every order with a payment of unknown outcome."""
+        """Raise `Violation` unless an alarm was raised for every order whose payment is still open."""
         for payment, order in self.books.rows(_UNKNOWN):
             raise Violation("I9", f"{payment} of {order} was unknown for hours, and nobody was told")
 
@@ -325,7 +331,8 @@ class Watch:
                 found[key] = found.get(key, 0) + entry.minor
         return {key: minor for key, minor in found.items() if minor}
 
-    def _kept(self) -> None:
+    def kept(self) -> None:
+        """Raise `Violation` if anything is not as somebody was told that it is."""
         for (kind, key), value in self.promises.items():
             is_now = self._value(kind, key)
             if is_now != value:

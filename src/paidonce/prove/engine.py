@@ -35,6 +35,8 @@ SLEEP_FATES = (CRASH_BEFORE,)
 FATES = {"commit": COMMIT_FATES, "read": READ_FATES, "send": SEND_FATES, "sleep": SLEEP_FATES}
 _STUBBORN = {"requests lost": "request lost", "answers lost": "answer lost", "500s after all": "500 after all"}
 
+# What somebody does to the simulator, and no task of it did.
+_NOT_OURS = (KeyboardInterrupt, SystemExit, MemoryError)
 _TAKES: dict[str, Microseconds] = {"commit": 3_000, "read": 1_000, "send": 80_000, "sleep": 0}
 _HTML = {"content-type": "text/html"}
 _JSON = {"content-type": "application/json"}
@@ -80,7 +82,6 @@ class Task:
     waiting: Port | None = None
     calling: str = ""
     spells: dict[str, str] = field(default_factory=dict)
-    changes: int = 0
     over: bool = False
     killed: bool = False
     result: Any = None
@@ -156,7 +157,7 @@ class Engine:
         if self.on_step is not None:
             self.on_step(port)
         possible = fate in FATES[port.kind] or (port.kind == "send" and fate.startswith(LIE))
-        fate = task.spells.get(port.key) or (fate if possible else "")
+        fate = (fate if possible else "") or task.spells.get(port.key, "")
         self.now = max(self.now + _TAKES[port.kind], port.wake)
         if fate:
             self.tell(f"{self._time()} [{task.process}] #{task.number} {port.kind} {port.name}: {fate}")
@@ -168,6 +169,8 @@ class Engine:
             task.committed_at = self.now
         try:
             value = self._end(task, port, fate)
+        except _NOT_OURS:
+            raise
         except BaseException as error:
             thrown = error
             if fate == CRASH_AFTER:
@@ -221,6 +224,8 @@ class Engine:
             task.waiting = go()
         except StopIteration as done:
             task.over, task.result = True, done.value
+        except _NOT_OURS:
+            raise
         except BaseException as error:
             task.over, task.error = True, error
         finally:

@@ -75,7 +75,7 @@ def trials(stage: Stage) -> dict[str, Script]:
             *_agreed(number),
             ("complete", 0, 0),
             ("finish",),
-            *_go("recover", 1),
+            *_later(),
             ("must_not_be_paid",),
         )
         for lie in stage.casts[name].lies:
@@ -273,6 +273,10 @@ def _reserved(one: int) -> dict[str, Script]:
     paid = _paid(one)
     everything = _go("refund", 0, 0, True, 0, 0)
     return {
+        "release while another tab reads": Script(moves=(*paid, *_released_meanwhile()), setup=MANUAL),
+        "the shop cancels after the money was reserved": Script(
+            moves=(*paid, *_go("shop_cancel", 0, 0), *_go("complete", 0, 0)), setup=MANUAL
+        ),
         "capture by staff": Script(moves=(*paid, *_go("capture", 0, 0, 0)), setup=MANUAL),
         "capture a part by staff": Script(moves=(*paid, *_go("capture", 0, 3, 0), *everything), setup=MANUAL),
         "release by staff": Script(moves=(*paid, *_go("release", 0, 0)), setup=MANUAL),
@@ -328,6 +332,14 @@ def _unanswered_calls(one: int, other: int) -> dict[str, Script]:
             setup=Setup(long=True),
         ),
     }
+
+
+def _released_meanwhile() -> tuple[Move, ...]:
+    """Staff release; before that reaches the gateway a tab reads the payment, and settles what it read last of all."""
+    return (
+        *(("release", 0, 0), ("go_to", "void"), ("complete", 0, 1), ("go", 1, 2)),
+        *(("go", 0, _ALL), ("go", 0, _ALL)),
+    )
 
 
 def _pending(one: int) -> tuple[Move, ...]:

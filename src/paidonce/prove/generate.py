@@ -74,8 +74,7 @@ class Author:
         """Act until the run is long enough, then let all calm down. Raises `checks.Violation`; see `moves` then."""
         while len(self.moves) < self.mood.moves:
             self._do(self._next())
-        if self.world.setup.calm:
-            self.world.calm_down()
+        self.world.end()
         return self.moves
 
     def _do(self, move: Move) -> None:

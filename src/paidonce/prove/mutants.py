@@ -26,14 +26,17 @@ from paidonce.prove.world import Stage
 
 # How far a mutant is looked for: the number says what "not found" means.
 MOST_SCHEDULES = 12_000
+TIMEOUT_SECONDS = 900
 _FIRST_SEEDS, _SEEDS_AT_A_TIME = 300, 100
-_TIMEOUT_SECONDS = 900
 _HEADER = re.compile(r"^(What|Breaks|Row): (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Hunt:
-    """What came of one mutant: by which invariant it was found, after how many runs, and in which one."""
+    """What came of one mutant: by which invariant it was found, after how many runs, and in which one.
+
+    `told` says what broke, or why nothing was found.
+    """
 
     name: str
     what: str
@@ -60,7 +63,7 @@ def header(patch: Path) -> dict[str, str]:
 def hunt_all(folder: Path, jobs: int, progress: Callable[[Hunt], None], *, most: int = MOST_SCHEDULES) -> list[Hunt]:
     """Hunt every mutant in `folder`, `jobs` at a time, each in about `most` runs.
 
-    Raises `ConfigError` for a patch that does not fit the code.
+    Raises `ConfigError` for a patch that does not fit the code, and without git.
     """
     found = []
     with tempfile.TemporaryDirectory(prefix="paidonce-mutants-") as work, ThreadPoolExecutor(jobs) as pool:
@@ -77,31 +80,66 @@ def hunt_all(folder: Path, jobs: int, progress: Callable[[Hunt], None], *, most:
     return sorted(found, key=lambda one: one.name)
 
 
-def hunt(patch: Path, work: Path, template: Path, most: int = MOST_SCHEDULES) -> Hunt:
-    """Look for one mutant in a process of its own."""
+def hunt(
+    patch: Path,
+    work: Path,
+    template: Path,
+    most: int = MOST_SCHEDULES,
+    *,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> Hunt:
+    """Look for one mutant in a process of its own. One that does not end in time is not found, and that is told.
+
+    Raises `ConfigError` as `mutate` does, and if the process fails.
+    """
     source = work / patch.stem
-    _mutate(patch, source)
+    mutate(patch, source)
     command = [sys.executable, "-m", "paidonce.prove.mutants", str(template), str(most)]
     environment = {**os.environ, "PYTHONPATH": str(source)}
-    ended = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
-    )
+    what = header(patch).get("What", "")
+    try:
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=timeout_seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Hunt(patch.stem, what, found=False, told=f"it did not end within {timeout_seconds:g} seconds")
+    finally:
+        shutil.rmtree(source)
     if ended.returncode != 0:
         raise ConfigError([f"The mutant {patch.stem} can't be run: {ended.stderr[-800:]}"])
-    shutil.rmtree(source)
-    return Hunt(patch.stem, header(patch).get("What", ""), **json.loads(ended.stdout))
+    return Hunt(patch.stem, what, **json.loads(ended.stdout))
 
 
-def _mutate(patch: Path, source: Path) -> None:
-    """A copy of the package at `source`, with the patch applied to it."""
-    package = Path(paidonce.__file__).parent
-    shutil.copytree(package, source / "src" / "paidonce", ignore=shutil.ignore_patterns("__pycache__"))
-    applied = subprocess.run(
-        ["git", "apply", str(patch.resolve())], cwd=source, capture_output=True, text=True, check=False
-    )
+def mutate(patch: Path, source: Path) -> None:
+    """Make a copy of the package in the folder `source`, with the patch applied to it.
+
+    Raises `ConfigError` if the patch does not fit or changes nothing, and without git.
+    """
+    package, copy = Path(paidonce.__file__).parent, source / "src" / "paidonce"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    before = _contents(copy)
+    _apply(patch, source)
+    if _contents(copy) == before:
+        # The unchanged code would be searched for a bug that it does not have.
+        raise ConfigError([f"{patch.name} changes no file of the package; its paths have to begin with src/paidonce/."])
+    copy.rename(source / "paidonce")
+
+
+def _apply(patch: Path, source: Path) -> None:
+    # Inside a checkout git would take the patch's paths for that checkout's own, and skip them without an error.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_CEILING_DIRECTORIES"] = str(source.resolve().parent)
+    command = ["git", "apply", str(patch.resolve())]
+    try:
+        applied = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ConfigError(["Planting bugs needs git, which is not on the PATH. Install it."]) from error
     if applied.returncode != 0:
         raise ConfigError([f"{patch.name} no longer fits the code; make it anew: {applied.stderr.strip()}"])
-    (source / "src" / "paidonce").rename(source / "paidonce")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # ── In the process of a mutant ──────────

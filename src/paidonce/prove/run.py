@@ -12,7 +12,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,7 +76,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some of the work: seeds from `first` to before `end`; a flow with one fault; a share of a flow's pairs."""
+    """Some of the work: seeds from `first` to before `end`; a flow with one fault; or some of a flow's pairs.
+
+    Those are `end` pairs of the share `first`, and all of that share for 0.
+    """
 
     kind: str
     name: str = ""
@@ -106,9 +109,28 @@ class Plan:
         return [*found, *(Batch("seeds", "", one, min(one + _SEEDS_PER_BATCH, end)) for one in starts)]
 
     def _pairs(self, stage: Stage) -> list[Batch]:
-        names = list(main_flows(stage))
-        each = 0 if self.pairs is None else max(1, self.pairs // (len(names) * _PAIR_SHARES))
-        return [Batch("pairs", name, share, each) for name in names for share in range(_PAIR_SHARES)]
+        main = main_flows(stage)
+        # Flow by flow in turn, so that a few pairs are of all flows as well.
+        shares = [(name, share) for share in range(_PAIR_SHARES) for name in main]
+        if self.pairs is None:
+            return [Batch("pairs", name, share) for name, share in shares]
+        there = {name: sum(1 for _ in pairs_of_faults(stage, script)) for name, script in main.items()}
+        sizes = [len(range(share, there[name], _PAIR_SHARES)) for name, share in shares]
+        chosen = zip(shares, _dealt(self.pairs, sizes), strict=True)
+        return [Batch("pairs", name, share, most) for (name, share), most in chosen if most]
+
+
+def _dealt(count: int, sizes: Sequence[int]) -> list[int]:
+    """How many of `count` fall to each share, as evenly as their sizes allow; `count` in all if there are so many."""
+    dealt = [0] * len(sizes)
+    left = min(count, sum(sizes))
+    while left:
+        free = [number for number, size in enumerate(sizes) if dealt[number] < size]
+        each, more = divmod(left, len(free))
+        for place, number in enumerate(free):
+            dealt[number] += min(each + (place < more), sizes[number] - dealt[number])
+        left = min(count, sum(sizes)) - sum(dealt)
+    return dealt
 
 
 # ── One process ──────────

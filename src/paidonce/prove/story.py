@@ -83,8 +83,17 @@ def _kept(outcome: Outcome, origin: str, name: str | None = None) -> Regression:
 def _promise(outcome: Outcome) -> list[str]:
     violation = outcome.violation
     if violation is None:
-        return ["All ten invariants, and nothing is broken."]
+        return _all_well(outcome.world)
     return [f"{violation.invariant}: {INVARIANTS[violation.invariant]}.", f"Broken: {violation.what}"]
+
+
+def _all_well(world: World) -> list[str]:
+    if world.calm:
+        return ["All ten invariants, and nothing is broken."]
+    return [
+        "All that has to be true at any moment, and nothing is broken.",
+        "The run ends without a calm: whether both books agree (I1) and everything ends (I9) was not asked.",
+    ]
 
 
 def _setting(outcome: Outcome) -> list[str]:

@@ -236,8 +236,14 @@ class World:
         """All moves, then the calm if the setup has one. Raises `Violation`."""
         for move in moves:
             self.act(move)
+        self.end()
+
+    def end(self) -> None:
+        """The calm if the setup has one; at least what somebody was told has to be true. Raises `Violation`."""
         if self.setup.calm:
             self.calm_down()
+        else:
+            self.watch.kept()
 
     def digest(self) -> str:
         """A hash of the whole story: equal for equal runs."""
@@ -246,14 +252,20 @@ class World:
     def _go(self, task: Task, fate: str = "") -> None:
         """One port of a task, and what has to be true after it."""
         engine = self.engine
-        commit = task.waiting is not None and task.waiting.kind == "commit"
+        port = task.waiting
+        commit = port is not None and port.kind == "commit"
+        refund = port is not None and port.kind == "send" and port.name.endswith(".refund")
         if not self.calm:
             fate = self.faults.get(engine.steps, fate) or self._outage(task)
+        if port is not None and port.name == _BUG:
+            raise Violation("I10", f"{task.label} met a bug, and sets aside what it worked on")
         if engine.step(task, fate):
             self.crash(task.process)
         if commit:
             self.watch.safety()
             self.watch.leased(task.lease_of or task.number, engine.now)
+        if refund:
+            self._refunds_once()
         if task.over and not task.killed:
             self._end(task)
 
@@ -429,6 +441,10 @@ class World:
     def _everything(self) -> list[tuple[Any, ...]]:
         return self.stage.books.rows(
             "SELECT id, status, updated_at FROM orders UNION ALL SELECT id, status, updated_at FROM payments"
+            " UNION ALL SELECT 'inbox', '', count(*) FROM inbox UNION ALL SELECT 'outbox', '', count(*) FROM outbox"
+            " UNION ALL SELECT 'journal', '', count(*) FROM journal_entries"
+            " UNION ALL SELECT 'hold', sku, sum(quantity) FROM holds GROUP BY sku"
+            " UNION ALL SELECT sku, on_hand, held FROM stock"
             " UNION ALL SELECT 'operation', state, count(*) FROM operations GROUP BY state"
             " UNION ALL SELECT 'refund', state, count(*) FROM refunds GROUP BY state"
             " UNION ALL SELECT 'history', '', count(*) FROM history ORDER BY 1, 2, 3"
@@ -657,7 +673,7 @@ class World:
                 self.finish()
         for number, seconds in enumerate(self._waits()):
             if number >= _FIRST_DECISION:
-                self._no_strays()
+                self._no_strays(after_a_day=number > _FIRST_DECISION)
                 self._let_banks_decide()
                 if self._is_idle():
                     break
@@ -666,13 +682,16 @@ class World:
                 self._spawn("a worker looks for all that is due", 1, recovery.drain(self.core(1)))
                 self.finish()
         self.watch.safety()
-        self._no_strays()
+        self._no_strays(after_a_day=True)
         self.watch.liveness(self.stage.twins)
 
-    def _no_strays(self) -> None:
+    def _no_strays(self, *, after_a_day: bool) -> None:
         self.watch.voids_are_made(before=self.engine.now - _DAY * SECOND // 2)
         for cast in self.stage.casts.values():
-            self.watch.nothing_stray(cast.live())
+            self.watch.nothing_stray(cast.live(), after_a_day=after_a_day)
+
+    def _refunds_once(self) -> None:
+        for cast in self.stage.casts.values():
             self.watch.once(cast.refunds_of_ours())
 
     def _is_due(self) -> bool:
@@ -717,6 +736,7 @@ async def _stock_up(tx: Transaction) -> None:
         )
 
 
+_BUG = "recovery._set_aside"
 _DUE = (
     "SELECT id FROM payments WHERE due_at IS NOT NULL UNION ALL SELECT id FROM inbox WHERE due_at IS NOT NULL"
     " UNION ALL SELECT id FROM orders WHERE status IN ('open', 'pending') UNION ALL SELECT order_id FROM holds LIMIT 1"
