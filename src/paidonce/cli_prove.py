@@ -74,6 +74,8 @@ def prove(
         _make(save)
     if seed is not None or replay is not None:
         raise typer.Exit(_tell_one(seed, replay, save))
+    if mutants is not None:
+        _is_huntable(mutants)
     report, jobs = Report(), jobs or os.cpu_count() or 1
     failures = _run_all(_plan(seeds, pairs, flows=flows, seconds=seconds, jobs=jobs), report)
     if mutants is not None:
@@ -106,6 +108,14 @@ def _make(folder: Path) -> None:
         raise ConfigError([f"--save needs a folder, and {folder} can't be made: {error.strerror}."]) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError([f"--save needs a folder to write to, and {folder} can't be written to."])
+
+
+def _is_huntable(folder: Path) -> None:
+    """Raise `ConfigError` if there is nothing to plant or nothing to plant it with: before minutes of other runs."""
+    from paidonce.prove.mutants import git, patches
+
+    patches(folder)
+    git()
 
 
 def _plan(seeds: str, pairs: str, *, flows: bool, seconds: float | None, jobs: int) -> Plan:

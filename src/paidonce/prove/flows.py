@@ -12,6 +12,7 @@ from paidonce.prove.script import Outcome, Script
 from paidonce.prove.world import Move, Setup, Stage
 
 _ALL = 99
+_SLOW = "pays by slow bank debit"
 _ASKED, _PASSES = "is asked by the bank", "passes the bank's page"
 # After whatever went wrong the buyer comes back and tries again, as buyers do.
 _COMES_BACK: tuple[Move, ...] = (("wait", 5),)
@@ -89,6 +90,9 @@ def trials(stage: Stage) -> dict[str, Script]:
         asked = (*_ordered(), *_agreed(number), *gone, *hours, ("must_be_told",))
         found[f"{name} is silent for hours"] = Script(Setup(), asked)
         found |= _agreements(number, name)
+        if _SLOW in stage.casts[name].ways:
+            moves = (*_ordered(), *_go("start", 0, number, 0), *_overtaken(), ("must_be", "processing"))
+            found[f"old news arrives last, {name}"] = Script(moves=moves)
         found |= _currencies(stage, number, name)
         for which in range(2):
             moves = (*_paid(number), ("happen", number, "open_dispute", which), ("wait", 200_000), *_go("recover", 1))
@@ -113,15 +117,12 @@ def _agreements(number: int, name: str) -> dict[str, Script]:
         f"a worker comes after days, {name}": Script(
             moves=(*closes, *_go("discount", 0, 0), *_go("complete", 0, 0), *_after_days(), ("must_be_returned",)),
         ),
-        f"old news arrives last, {name}": Script(
-            moves=(*_ordered(), *_go("start", 0, number, 0), *_overtaken(), ("must_be", "processing"))
-        ),
         f"paid after a decline, {name}": Script(
             moves=(*_ordered(), *_go("start", 0, number, 0), ("agree_as", 0, "is declined"), *_again(number), paid)
         ),
         f"paid by recovery when the key is spent, {name}": Script(
             Setup(long=True),
-            (*closes, ("complete", 0, 0), *_unanswered("capture"), ("wait", 30_000), *_go("recover", 1), paid),
+            (*closes, ("complete", 0, 0), *_lost("capture"), ("wait", 30_000), *_go("recover", 1), paid),
         ),
     }
 
@@ -146,7 +147,7 @@ def _overtaken() -> tuple[Move, ...]:
     """A tab has read the payment and stands still; the buyer pays by slow money; another tab reads that first."""
     return (
         *(("complete", 0, 0), ("go_to", "send"), ("go", 0, 1)),
-        *(("agree_as", 0, "pays by slow bank debit"), ("complete", 0, 1), ("go", 1, _ALL), ("go", 0, _ALL)),
+        *(("agree_as", 0, _SLOW), ("complete", 0, 1), ("go", 1, _ALL), ("go", 0, _ALL)),
     )
 
 
@@ -159,7 +160,7 @@ def main_flows(stage: Stage) -> dict[str, Script]:
 
 
 def _at_one_gateway(one: int, other: int) -> dict[str, Script]:
-    groups = (_paying(one), _several(one, other), _ending(one), _giving_back(one), _reserved(one))
+    groups = (_paying(one), _several(one, other), _ending(one), _giving_back(one), _reserved(one), _doubts(one))
     return {name: script for group in (*groups, _unanswered_calls(one, other)) for name, script in group.items()}
 
 
@@ -291,45 +292,66 @@ def _unanswered_calls(one: int, other: int) -> dict[str, Script]:
     everything = _go("refund", 0, 0, True, 0, 0)
     return {
         "create never answers, and the buyer cancels": Script(
-            moves=(*_ordered(), ("start", 0, one, 0), *_unanswered("create"), *_go("cancel_order", 0, 0), *_again(one))
+            moves=(*_ordered(), ("start", 0, one, 0), *_lost("create"), *_go("cancel_order", 0, 0), *_again(one))
         ),
         "create never answers, and the buyer goes elsewhere": Script(
-            moves=(*_ordered(), ("start", 0, one, 0), *_unanswered("create"), *_again(other))
+            moves=(*_ordered(), ("start", 0, one, 0), *_lost("create"), *_again(other))
         ),
         "create never answers, and the price changes": Script(
-            moves=(*_ordered(), ("start", 0, one, 0), *_unanswered("create"), *_go("discount", 0, 0), *_again(one))
+            moves=(*_ordered(), ("start", 0, one, 0), *_lost("create"), *_go("discount", 0, 0), *_again(one))
         ),
         "create never answers, the price changes, a worker repeats it": Script(
-            moves=(*_ordered(), ("start", 0, one, 0), *_unanswered("create"), *_go("discount", 0, 0), *_later())
+            moves=(*_ordered(), ("start", 0, one, 0), *_lost("create"), *_go("discount", 0, 0), *_later())
         ),
         "create never answers, for a day": Script(
-            moves=(*_ordered(), ("start", 0, one, 0), *_unanswered("create"), ("wait", 90_000), *_go("recover", 1)),
+            moves=(*_ordered(), ("start", 0, one, 0), *_lost("create"), ("wait", 90_000), *_go("recover", 1)),
             setup=Setup(long=True),
         ),
-        "capture never answers": Script(moves=(*closes, ("complete", 0, 0), *_unanswered("capture"), *_again(one))),
+        "capture never answers": Script(moves=(*closes, ("complete", 0, 0), *_lost("capture"), *_again(one))),
+        "refund while the gateway is busy": Script(
+            moves=(*paid, ("outage", one, "429"), *everything, *_later(), ("outage", one, ""), *everything)
+        ),
+        "refund never answers": Script(moves=(*paid, ("refund", 0, 0, True, 2, 0), *_lost("refund"), *everything)),
+        "the gateway does not know the payment": Script(
+            moves=(*closes, ("complete", 0, 0), ("go_to", "send"), ("go", 0, 1, "404"), ("finish",), *_again(one))
+        ),
+        "refund never answers, for a day": Script(
+            moves=(*paid, ("refund", 0, 2, True, 2, 0), *_lost("refund"), ("wait", 90_000), *_go("recover", 1)),
+            setup=Setup(long=True),
+        ),
+        "capture never answers, for a day": Script(
+            moves=(*closes, ("complete", 0, 0), *_lost("capture"), ("wait", 90_000), *_go("recover", 1)),
+            setup=Setup(long=True),
+        ),
+    }
+
+
+def _doubts(one: int) -> dict[str, Script]:
+    """Answers and commits that are lost while others go on."""
+    paid = _paid(one)
+    closes = (*_ordered(), *_agreed(one))
+    return {
+        "two workers at once": Script(
+            moves=(*closes, ("wait", 700), ("recover", 1), ("go", 0, 4), ("recover", 0), *_alternate(30))
+        ),
+        "a void never answers": Script(
+            moves=(*_ordered(), *_go("start", 0, one, 0), ("cancel", 0, 0), *_lost("void", "requests lost"))
+        ),
+        "a refund whose commit is in doubt": Script(
+            moves=(*paid, ("refund", 0, 2, True, 0, 0), *_lost("commit", "commit unknown, kept"))
+        ),
+        "a capture's answer is lost, and a dispute comes first": Script(
+            moves=(*closes, ("complete", 0, 0), *_lost("capture"), ("happen", one, "open_dispute", 1), *_told())
+        ),
+        "a capture's answer is lost, and the dashboard refunds": Script(
+            moves=(*closes, ("complete", 0, 0), *_lost("capture"), ("happen", one, "dashboard_refund", 1), *_later())
+        ),
         "two workers, one of them too slow": Script(moves=(*closes, ("wait", 700), *_too_slow())),
         "webhooks while the gateway is silent": Script(
             moves=(*closes, *_go("deliver", -1, 1, True, 1), *_silent(one), *_later())
         ),
         "refund is refused, and then the gateway is silent": Script(
             moves=(*paid, ("happen", one, "dashboard_refund"), *_refused_refund(), *_silent(one), *_later())
-        ),
-        "refund while the gateway is busy": Script(
-            moves=(*paid, ("outage", one, "429"), *everything, *_later(), ("outage", one, ""), *everything)
-        ),
-        "refund never answers": Script(
-            moves=(*paid, ("refund", 0, 0, True, 2, 0), *_unanswered("refund"), *everything)
-        ),
-        "the gateway does not know the payment": Script(
-            moves=(*closes, ("complete", 0, 0), ("go_to", "send"), ("go", 0, 1, "404"), ("finish",), *_again(one))
-        ),
-        "refund never answers, for a day": Script(
-            moves=(*paid, ("refund", 0, 2, True, 2, 0), *_unanswered("refund"), ("wait", 90_000), *_go("recover", 1)),
-            setup=Setup(long=True),
-        ),
-        "capture never answers, for a day": Script(
-            moves=(*closes, ("complete", 0, 0), *_unanswered("capture"), ("wait", 90_000), *_go("recover", 1)),
-            setup=Setup(long=True),
         ),
     }
 
@@ -353,12 +375,12 @@ def _fails(one: int) -> tuple[Move, ...]:
 
 
 def _slow(one: int) -> tuple[Move, ...]:
-    return (*_go("start", 0, one, 0), ("agree_as", -1, "pays by slow bank debit"), *_go("complete", -1, 0))
+    return (*_go("start", 0, one, 0), ("agree_as", -1, _SLOW), *_go("complete", -1, 0))
 
 
-def _unanswered(call: str) -> tuple[Move, ...]:
-    """The task goes on to its call, whose answers are all lost."""
-    return (("go_to", call), ("go", 0, 1, "answers lost"), ("finish",))
+def _lost(port: str, fate: str = "answers lost") -> tuple[Move, ...]:
+    """The task goes on to a port, which ends badly; then all goes on."""
+    return (("go_to", port), ("go", 0, 1, fate), ("finish",))
 
 
 def _told() -> tuple[Move, ...]:

@@ -139,7 +139,8 @@ class Author:
         return ("order", self.chance.randrange(len(BUYERS)), self._basket(), self._process())
 
     def _start(self) -> Move:
-        return ("start", self._newest(len(self.world.orders)), self.chance.randrange(2), self._process())
+        gateway = self.chance.randrange(len(self.world.stage.names))
+        return ("start", self._newest(len(self.world.orders)), gateway, self._process())
 
     def _newest(self, count: int) -> int:
         """One of `count`, the newest ones more often."""

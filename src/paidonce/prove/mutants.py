@@ -55,6 +55,14 @@ def patches(folder: Path) -> list[Path]:
     return found
 
 
+def git() -> str:
+    """Where git is. Raises `ConfigError` without it."""
+    found = shutil.which("git")
+    if found is None:
+        raise ConfigError(["Planting bugs needs git, which is not on the PATH. Install it."])
+    return found
+
+
 def header(patch: Path) -> dict[str, str]:
     """What the text before a patch says of it: `What`, `Breaks`, `Row`."""
     return dict(_HEADER.findall(patch.read_text("utf-8").partition("diff --git")[0]))
@@ -129,11 +137,8 @@ def _apply(patch: Path, source: Path) -> None:
     # Inside a checkout git would take the patch's paths for that checkout's own, and skip them without an error.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment["GIT_CEILING_DIRECTORIES"] = str(source.resolve().parent)
-    command = ["git", "apply", str(patch.resolve())]
-    try:
-        applied = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise ConfigError(["Planting bugs needs git, which is not on the PATH. Install it."]) from error
+    command = [git(), "apply", str(patch.resolve())]
+    applied = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
     if applied.returncode != 0:
         raise ConfigError([f"{patch.name} no longer fits the code; make it anew: {applied.stderr.strip()}"])
 

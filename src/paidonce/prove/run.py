@@ -23,7 +23,7 @@ from typing import Any
 
 from paidonce import db
 from paidonce.prove.checks import Violation
-from paidonce.prove.flows import flows, main_flows, pairs_of_faults, single_faults, trials
+from paidonce.prove.flows import flows, main_flows, single_faults, trials
 from paidonce.prove.generate import Author, setup_of
 from paidonce.prove.points import crash_points
 from paidonce.prove.script import Script
@@ -114,8 +114,7 @@ class Plan:
         shares = [(name, share) for share in range(_PAIR_SHARES) for name in main]
         if self.pairs is None:
             return [Batch("pairs", name, share) for name, share in shares]
-        there = {name: sum(1 for _ in pairs_of_faults(stage, script)) for name, script in main.items()}
-        sizes = [len(range(share, there[name], _PAIR_SHARES)) for name, share in shares]
+        sizes = [sum(1 for _ in _share(stage, main[name], share)) for name, share in shares]
         chosen = zip(shares, _dealt(self.pairs, sizes), strict=True)
         return [Batch("pairs", name, share, most) for (name, share), most in chosen if most]
 
@@ -209,18 +208,20 @@ def _runs(stage: Stage, batch: Batch) -> Iterator[tuple[str, Run]]:
             yield f"flow {batch.name!r}", lambda: _play(stage, script)
             yield from _scripts(stage, f"flow {batch.name!r}", single_faults(stage, script))
         case "pairs":
-            found = pairs_of_faults(stage, main_flows(stage)[batch.name])
-            yield from _scripts(stage, f"flow {batch.name!r}", _share(found, batch.first, batch.end))
+            pairs = _share(stage, main_flows(stage)[batch.name], batch.first)
+            yield from _scripts(stage, f"flow {batch.name!r}", _some(pairs, batch.first, batch.end))
 
 
-def _share(scripts: Iterable[Script], share: int, most: int) -> Iterator[Script]:
-    """Every `_PAIR_SHARES`-th of all; of those `most` in a fixed random choice, or all for 0."""
-    mine = islice(scripts, share, None, _PAIR_SHARES)
-    if not most:
-        yield from mine
-        return
-    chosen = list(mine)
-    yield from random.Random(share).sample(chosen, min(most, len(chosen)))
+def _share(stage: Stage, script: Script, share: int) -> Iterator[Script]:
+    """The pairs behind every `_PAIR_SHARES`-th of the first faults, so that each share walks only through its own."""
+    for first in islice(single_faults(stage, script), share, None, _PAIR_SHARES):
+        (step,) = first.faults
+        yield from single_faults(stage, first, after=step)
+
+
+def _some(scripts: Iterator[Script], share: int, most: int) -> Iterable[Script]:
+    """`most` of them in a fixed random choice, or all for 0."""
+    return random.Random(share).sample(list(scripts), most) if most else scripts
 
 
 def _scripts(stage: Stage, origin: str, scripts: Iterable[Script]) -> Iterator[tuple[str, Run]]:

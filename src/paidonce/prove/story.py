@@ -92,7 +92,8 @@ def _all_well(world: World) -> list[str]:
         return ["All ten invariants, and nothing is broken."]
     return [
         "All that has to be true at any moment, and nothing is broken.",
-        "The run ends without a calm: whether both books agree (I1) and everything ends (I9) was not asked.",
+        "The run ends without a calm. Whether both books agree (I1), whether nothing stray can move money (I4)"
+        " and whether everything ends (I9) was not asked.",
     ]
 
 
