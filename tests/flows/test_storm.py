@@ -19,7 +19,7 @@ from support.shop import SANDBOX_URL, ShiftedClock, Shop, open_shop, stock_up
 from support.storm import Storm
 
 BURSTS, STEPS_PER_BURST = 10, 20
-SEEDS = range(int(os.environ.get("STORM_FROM", "0")), int(os.environ.get("STORM_TO", "6")))
+SEEDS = range(int(os.environ.get("STORM_FROM", "0")), int(os.environ.get("STORM_TO", "3")))
 
 
 def storm_shop(database: Database, seed: int) -> Shop:

@@ -12,19 +12,25 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 import paidonce.db
+from paidonce import serving
+from paidonce.ports import RandomIds, SystemClock
 from paidonce.sandbox.app import sandbox_cores
+from paidonce.web import accounts
+from paidonce.web.accounts import Passwords
 from support.aftermath import (
     assert_each_refund_was_made_once,
     assert_every_object_is_known,
@@ -34,8 +40,9 @@ from support.aftermath import (
 from support.apart import run_apart
 from support.diskvictim import FAILING_CALL, GATEWAYS, Day
 from support.killer import Said
-from support.processes import TESTS
+from support.processes import TESTS, free_port
 from support.shop import SANDBOX_URL, ShiftedClock, Shop, open_shop, stock_up
+from support.webshop import SECRET_KEY, Client
 
 TURNS = int(os.environ.get("PROVE_DISK_TURNS", "8"))
 CALLS = {"sync": ("fsync", "fdatasync"), "write": ("pwrite64",)}
@@ -328,3 +335,82 @@ def test_whatever_is_told_was_synced_before(strace: str, stocked: Path, tmp_path
             acknowledged += 1
             assert unsynced == 0, f"told before it was on the disk: {rest}"
     assert acknowledged == len(told.lines) == 2 * len(ALL_OF_IT) + 1
+
+
+# ── A shop that serves ──────────
+
+
+async def test_a_shop_on_a_full_disk_says_so_and_acknowledges_nothing(
+    strace: str, stocked: Path, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'paidonce.db'}"
+    shutil.copy(stocked, tmp_path / "paidonce.db")
+    session = await a_session(url)
+    with serving_on_a_full_disk(strace, url, tmp_path) as address:
+        async with Client(address) as client:
+            client.set_cookies(paidonce_session=session)
+            await until_open(client)
+            for _ in range(2):
+                answer = await client.post("/api/orders", {"lines": [{"sku": "pen", "quantity": 1}]})
+                assert answer.is_problem(503, "service_unavailable")
+                assert answer.headers["Retry-After"] == "5"
+            assert (await client.get("/readyz")).is_problem(503, "service_unavailable")
+            assert (await client.get("/healthz")).status == 200, "a full disk must not restart the process"
+            assert (await client.get("/api/products")).status == 200
+            assert (await client.get("/api/orders")).json == []
+    assert await orders_in(url) == 0
+
+
+@contextmanager
+def serving_on_a_full_disk(strace: str, url: str, folder: Path) -> Iterator[str]:
+    """`paidonce serve`, whose writing to the database always fails; its address."""
+    port = free_port()
+    address = f"http://{serving.LOOPBACK}:{port}"
+    settings = {"PAIDONCE_DATABASE_URL": url, "PAIDONCE_SECRET_KEY": SECRET_KEY, "PAIDONCE_PUBLIC_URL": address}
+    command = [strace, "-f", "--seccomp-bpf", "-o", str(folder / "trace")]
+    command += [option for name in ("paidonce.db", "paidonce.db-wal") for option in ("-P", str(folder / name))]
+    command += ["-e", "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC:when=1+"]
+    with (folder / "log").open("wb") as log:
+        program = subprocess.Popen(
+            [*command, sys.executable, "-m", "paidonce", "serve"],
+            env={**os.environ, **settings, "PORT": str(port)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            yield address
+        finally:
+            # strace and the shop, which are a group of their own.
+            os.killpg(program.pid, signal.SIGKILL)
+            program.wait(START_SECONDS)
+
+
+async def until_open(client: Client) -> None:
+    async with asyncio.timeout(START_SECONDS):
+        while True:
+            with suppress(aiohttp.ClientError):
+                if (await client.get("/healthz")).status == 200:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def a_session(url: str) -> str:
+    """A buyer who is signed in."""
+    db = await paidonce.db.connect(url)
+    ids, now = RandomIds(), SystemClock().now()
+    try:
+        user = await accounts.add_user(
+            db, Passwords(), ids, email="buyer@example.com", name="Bo Buyer", password="a-long-password", now=now
+        )
+        return await accounts.open_session(db, user, replaces=None, now=now, life_seconds=_DAY_SECONDS)
+    finally:
+        await db.close()
+
+
+async def orders_in(url: str) -> int:
+    db = await paidonce.db.connect(url)
+    try:
+        return await open_shop(db, clock=ShiftedClock(), twins=dict(sandbox_cores(SANDBOX_URL))).count("orders")
+    finally:
+        await db.close()

@@ -7,9 +7,12 @@ moment is left to the machine, so that it is another one each time.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ import paidonce.db
 from paidonce import deliveries
 from paidonce.config import load_settings
 from paidonce.gateways.transport import AiohttpTransport
+from paidonce.ports import Transaction
 from paidonce.web import accounts
 from paidonce.web.accounts import Passwords, Role
 from support.aftermath import (
@@ -67,6 +71,54 @@ def plans() -> list[Plan]:
         for number, first in enumerate(range(0, share, KILLS_PER_TOWN))
     ]
     return sorted(found, key=lambda plan: plan.seed)
+
+
+# ── Two processes on one file ──────────
+
+_VISITOR = """
+import asyncio, sys, paidonce.db
+async def count(tx):
+    return (await tx.fetch_one("SELECT count(*) AS n FROM history"))["n"]
+async def main(url):
+    database = await paidonce.db.connect(url)
+    print(await database.read(count))
+    await database.close()
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_process_that_comes_and_goes_takes_nothing_from_the_one_that_stays(sqlite_url: str) -> None:
+    """Whoever closes SQLite's file last deletes its write-ahead log, so nobody may take himself for the last."""
+
+    async def write(tx: Transaction) -> None:
+        await tx.execute("INSERT INTO history (order_id, event, detail, created_at) VALUES ('', 'made', '{}', 1)")
+
+    async def look(tx: Transaction) -> int:
+        return len(await tx.fetch_all("SELECT seq FROM history"))
+
+    database = await paidonce.db.connect(sqlite_url)
+    seen = []
+    for written in (1, 2, 3):
+        await database.transaction(write)
+        # Reading opens connections besides the writer's, each of which must leave the others' locks alone.
+        assert await database.read(look) == written
+        seen.append(await asyncio.to_thread(visit, sqlite_url))
+    # What a crash would leave now is what was acknowledged.
+    path = paidonce.db.sqlite_path(sqlite_url)
+    assert path is not None
+    assert path.with_name(path.name + "-wal").exists()
+    await database.close()
+    assert seen == [1, 2, 3]
+    assert await asyncio.to_thread(visit, sqlite_url) == 3
+
+
+def visit(url: str) -> int:
+    """Another process opens the file, reads, closes it and ends."""
+    ended = subprocess.run([sys.executable, "-c", _VISITOR, url], capture_output=True, text=True, check=True)
+    return int(ended.stdout)
+
+
+# ── Towns ──────────
 
 
 @pytest.fixture(scope="module")

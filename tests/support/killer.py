@@ -39,8 +39,8 @@ SIGKILL = -9
 
 _PATIENCE = aiohttp.ClientTimeout(total=HANG_SECONDS)
 _LOOKS = 25
-# Every status that the shop may answer with in its own words; anything else is a bug.
-_FINE = frozenset({200, 201, 202, 409, 503})
+# What the shop may answer. Databases and gateways are always there, so that nothing excuses a 503.
+_FINE = frozenset({200, 201, 202, 409})
 # What befalls the gateways' news besides a shop that is dead: sent twice, sent before the call's answer, late, lost.
 _WEBHOOK_TROUBLE = (
     Rule(Fault.WEBHOOK_DUPLICATE, probability=0.2, copies=3),
@@ -380,8 +380,9 @@ class Buyer:
     async def _done(self, errand: Errand) -> bool:
         try:
             await self._order(errand)
-            await _WAYS[errand.way](self, errand)
-            await self._give_back(errand)
+            if not errand.over:
+                await _WAYS[errand.way](self, errand)
+                await self._give_back(errand)
         except Died:
             return False
         return True
@@ -500,17 +501,12 @@ class Buyer:
         """Staff refund what the errand's list says, each wish with a key of its own."""
         while errand.paid and errand.refunds:
             order = await self.staff.ask("GET", f"/api/orders/{errand.order_id}")
-            if not order.done:
-                print("XXX", order, self.town.nursery.logs())
-                return
             payment = next((one["id"] for one in order.json["payments"] if one["status"] == "captured"), None)
             if payment is None:
                 return
             key = f"{errand.order_id}-{len(errand.refunds)}"
             path = f"/api/payments/{payment}/refunds"
             answer = await self.staff.ask("POST", path, errand.refunds[0], idempotency_key=key)
-            if answer.status == 503:
-                return
             errand.refunds.pop(0)
             if answer.done:
                 self._note_refund(answer.json)
