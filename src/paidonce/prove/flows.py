@@ -98,8 +98,9 @@ def trials(stage: Stage) -> dict[str, Script]:
             moves = (*_paid(number), ("happen", number, "open_dispute", which), ("wait", 200_000), *_go("recover", 1))
             found[f"a dispute or inquiry {which}, {name}"] = Script(moves=(*moves, ("must_agree",)))
         for what in range(8):
-            strange = (*_paid(number), ("stranger", what, 0, 0))
-            found[f"a stranger's try {what}, {name}"] = Script(Setup(), strange)
+            tries = ("stranger", what, 0, 0)
+            found[f"a stranger's try {what}, {name}"] = Script(moves=(*_ordered(), *_agreed(number), tries))
+            found[f"a stranger's try {what} behind the payment, {name}"] = Script(moves=(*_paid(number), tries))
         for what in range(3):
             found[f"forged webhook {what}, {name}"] = Script(
                 Setup(), (*_ordered(), *_agreed(number), ("forge", -1, what, 0))
@@ -248,10 +249,13 @@ def _giving_back(one: int) -> dict[str, Script]:
             moves=(*paid, ("refund", 0, 0, True, 2, 0), ("refund", 0, 2, False, 0, 1), *_alternate(12))
         ),
         "refund a part, twice": Script(
-            moves=(*paid, *_go("refund", 0, 2, False, 2, 0), *_go("refund", 0, 2, True, 3, 0))
+            moves=(*paid, *_go("refund", 0, 2, True, 2, 0), *_go("refund", 0, 2, True, 3, 0))
         ),
         "refund at the dashboard": Script(
             moves=(*paid, ("happen", one, "dashboard_refund", 1), *everything), setup=TOLD
+        ),
+        "refund that fails after all": Script(
+            moves=(*paid, *everything, ("happen", one, "fail_refund"), *_told()), setup=TOLD
         ),
         "refund that waits and fails": Script(
             moves=(*paid, *_pending(one), *everything, ("happen", one, "fail_refund"), *_go("recover", 1))
@@ -331,6 +335,7 @@ def _doubts(one: int) -> dict[str, Script]:
     paid = _paid(one)
     closes = (*_ordered(), *_agreed(one))
     return {
+        "a worker among the rows of another": Script(moves=(*closes, ("wait", 700), *_second_worker(one))),
         "two workers at once": Script(
             moves=(*closes, ("wait", 700), ("recover", 1), ("go", 0, 4), ("recover", 0), *_alternate(30))
         ),
@@ -387,6 +392,14 @@ def _told() -> tuple[Move, ...]:
     """All webhooks arrive, then a worker comes by."""
     delivered = tuple(move for _ in range(6) for move in _go("deliver", -1, 1, False, 1))
     return (*delivered, *_go("recover", 1))
+
+
+def _second_worker(one: int) -> tuple[Move, ...]:
+    """A worker stands still with its lease; another payment becomes due, and a second worker comes for that."""
+    return (
+        *(("recover", 1), ("go", 0, 4), ("order", 1, 0, 0), ("go", 1, _ALL), ("start", 1, one, 0), ("go", 1, _ALL)),
+        *(("wait", 100), ("recover", 0), ("go", 1, _ALL), ("finish",)),
+    )
 
 
 def _too_slow() -> tuple[Move, ...]:

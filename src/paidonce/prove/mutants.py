@@ -124,7 +124,7 @@ def mutate(patch: Path, source: Path) -> None:
     Raises `ConfigError` if the patch does not fit or changes nothing, and without git.
     """
     package, copy = Path(paidonce.__file__).parent, source / "src" / "paidonce"
-    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(package, copy)
     before = _contents(copy)
     _apply(patch, source)
     if _contents(copy) == before:
