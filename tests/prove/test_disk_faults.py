@@ -44,7 +44,7 @@ from support.processes import TESTS, free_port
 from support.shop import SANDBOX_URL, ShiftedClock, Shop, open_shop, stock_up
 from support.webshop import SECRET_KEY, Client
 
-TURNS = int(os.environ.get("PROVE_DISK_TURNS", "8"))
+TURNS = int(os.environ.get("PROVE_DISK_TURNS", "6"))
 CALLS = {"sync": ("fsync", "fdatasync"), "write": ("pwrite64",)}
 _DAY_SECONDS = 24 * 3600
 # Past claims, leases, holds, the life of orders, and the days for which events wait for a payment.

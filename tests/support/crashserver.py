@@ -213,7 +213,7 @@ class Nursery:
         self._living: set[int] = set()
         self._ended: dict[int, int] = {}
         self._warm = False
-        self._made: dict[str, FastAPI] = {}
+        self._made: tuple[str, FastAPI] | None = None
         self._lives, self._holds = os.pipe()
 
     def answer(self, line: dict[str, Any]) -> int | None:
@@ -243,14 +243,17 @@ class Nursery:
         return pid
 
     def _ready(self, order: dict[str, Any]) -> FastAPI:
-        """The application of a shop, made once: each fork has a copy of it on which nobody has started anything."""
+        """The application of a shop, made once for all its processes: each fork has an unused copy of it."""
         name = json.dumps([order["environment"], order["clock"]], sort_keys=True)
-        if name not in self._made:
-            self._made[name] = _plain(order)
-            asyncio.run(_ask_for_nothing(self._made[name]))
+        if self._made is None or self._made[0] != name:
+            # The one before belongs to a test that is over.
+            self._made = None
+            gc.unfreeze()
             gc.collect()
+            self._made = (name, _plain(order))
+            asyncio.run(_ask_for_nothing(self._made[1]))
             gc.freeze()
-        return self._made[name]
+        return self._made[1]
 
     def _warm_up(self, environment: dict[str, str]) -> None:
         """Let the first application that is ever built be ours: what it imports and caches, all forks have at once."""

@@ -12,6 +12,7 @@ a file at once, one JSON object a line. A day ends without closing anything, as 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -22,11 +23,13 @@ from typing import Any, TypeVar
 
 import paidonce.db
 from paidonce import checkout
-from paidonce.db import sqlite  # noqa: F401 - imported once for all days.
+from paidonce.db import migration, sqlite  # noqa: F401 - imported once for all days.
 from paidonce.errors import CommitUnknown, DatabaseDown
+from paidonce.gateways.paypal.sandbox import keys
+from paidonce.gateways.registry import configure_all
 from paidonce.logs import configure_logging
 from paidonce.ports import Transaction
-from paidonce.sandbox.app import sandbox_cores
+from paidonce.sandbox.app import SandboxTransport, sandbox_cores, sandbox_environment
 from paidonce.store import OrderView
 from support.shop import SANDBOX_URL, ShiftedClock, Shop, open_shop
 
@@ -141,9 +144,20 @@ def _call_without_effect(file: int, kind: str) -> None:
         os.fdatasync(file)
 
 
+def _warm_up() -> None:
+    """Whatever is imported or made when it is first used, all days have at once."""
+    migration.expected()
+    keys.make()
+    twins, clock = dict(sandbox_cores(SANDBOX_URL)), ShiftedClock()
+    configure_all(sandbox_environment(SANDBOX_URL), SandboxTransport(twins, clock, SANDBOX_URL), clock)
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> None:
     """Live days until standard input ends."""
     configure_logging(level="critical")
+    _warm_up()
     for line in sys.stdin:
         day = Day(**json.loads(line))
         pid = os.fork()
