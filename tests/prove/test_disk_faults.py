@@ -259,7 +259,7 @@ async def test_whatever_fails_on_the_disk_what_was_told_is_kept_and_the_rest_rec
     with victim(strace, stocked, tmp_path, CALLS[failure.kind], error=failure.error, when=when) as unlucky:
         for turn in turns:
             told = await asyncio.to_thread(unlucky.lives, failure.kind, turn)
-            assert told.injected > (2 if failure.lasting else 0), f"nothing failed at call {turn}"
+            assert told.injected, f"nothing failed at call {turn}"
             assert told.injected == 1 or failure.lasting
             assert_the_errors_say_it(told, failure, turn)
             errors.update(line["kind"] for line in told.of("error"))

@@ -203,7 +203,10 @@ class Town:
             self.kill(*self.random.choice((self.roles, self.roles, self.roles[:1], self.roles[-1:])))
             self.counts["kills"] += 1
             await self.look()
-            self.nursery.clock.pass_seconds(self.random.choice((0, 5, 130, 130, 320)))
+            seconds = self.random.choice((0, 5, 130, 130, 320))
+            if not self.processes:
+                # Whoever lives measures the deadlines of his calls by the same clock, and would give them up.
+                self.nursery.clock.pass_seconds(seconds)
         self.open()
 
     # ── Books ──────────
@@ -215,7 +218,9 @@ class Town:
             await self.said.is_true(shop)
             await self.ended.look(shop)
             await shop.assert_books_balance()
-            await assert_no_more_goes_back_than_came(shop)
+            if not self.processes:
+                # It reads several times, and while somebody lives more comes and goes in between.
+                await assert_no_more_goes_back_than_came(shop)
             assert await shop.rows("SELECT sku FROM stock WHERE on_hand < 0 OR held < 0 OR held > on_hand") == []
 
     @asynccontextmanager

@@ -380,7 +380,7 @@ def open_connection(path: Path, *, writable: bool = True) -> sqlite3.Connection:
     It may be used from another thread than the one that opened it, by one at a time.
     """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        _create(path)
         connection = sqlite3.connect(
             path, timeout=PATIENCE_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=512
         )
@@ -392,6 +392,17 @@ def open_connection(path: Path, *, writable: bool = True) -> sqlite3.Connection:
         connection.close()
         raise DatabaseDown(f"{path} can't be used: {error}; {_HINT}") from error
     return connection
+
+
+def _create(path: Path) -> None:
+    """Make the file, if it is not there, readable by its owner only.
+
+    One that is there is never opened here: closing any descriptor of a file gives up all locks that the process has on
+    it, also those of SQLite's own connections, and then another process takes itself for the last one that uses the
+    file and deletes its write-ahead log (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _configure(connection: sqlite3.Connection, *, writable: bool) -> None:
