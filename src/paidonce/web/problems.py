@@ -24,6 +24,7 @@ from paidonce.errors import (
     Problem,
 )
 from paidonce.logs import scrub_text
+from paidonce.web import health
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +75,8 @@ def install(app: FastAPI) -> None:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, DatabaseDown | CommitUnknown):
+        health.database_failed(request.app)
     return render(request, to_problem(error), headers=_kept_headers(error))
 
 
