@@ -185,7 +185,10 @@ STEPS: dict[str, Callable[[], Part]] = {
         "Process groups killed by SIGKILL", {"PROVE_KILLS": str(KILLS)}, "tests/prove/test_sigkill.py"
     ),
     "disks": lambda: by_force(
-        "Disks and commits that fail", {}, "tests/prove/test_disk_faults.py", "tests/prove/test_grouped_commits.py"
+        "Disks and commits that fail",
+        {"PROVE_DISK_TURNS": "60"},
+        "tests/prove/test_disk_faults.py",
+        "tests/prove/test_grouped_commits.py",
     ),
 }
 
