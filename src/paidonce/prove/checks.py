@@ -246,12 +246,14 @@ class Watch:
         an order with reserved money was closed by the shop itself, a worker may learn within a day.
         """
         rows = self.books.rows(
-            "SELECT p.id, p.status, p.gateway_ref, o.status FROM payments p JOIN orders o ON o.id = p.order_id"
+            "SELECT p.id, p.status, p.gateway_ref, o.status, p.status = 'authorized' AND p.asked_at > o.updated_at"
+            " AND NOT EXISTS (SELECT 1 FROM operations v WHERE v.payment_id = p.id AND v.kind = 'void')"
+            " FROM payments p JOIN orders o ON o.id = p.order_id"
         )
         known = {str(row[0]): row[1:] for row in rows}
         for payment, how in live.items():
-            status, ref, order = known.get(payment, ("unknown", None, "unknown"))
-            closed = after_a_day and order in ("canceled", "expired") and how == IS_RESERVED
+            status, ref, order, kept = known.get(payment, ("unknown", None, "unknown", 0))
+            closed = after_a_day and kept and order in ("canceled", "expired") and how == IS_RESERVED
             _require(not closed, "I4", f"{payment} of an order that is {order} {how} at the gateway")
             # What an unanswered create has made can't be confirmed, since its client values reached nobody.
             harmless = ref is None and how == CAN_BE_CONFIRMED

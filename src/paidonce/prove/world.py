@@ -325,9 +325,11 @@ class World:
     def finish(self) -> None:
         """Let all tasks come to their ends, one after the other."""
         for _ in range(_CALM_STEPS):
-            if not self.engine.tasks:
+            tasks = self.engine.tasks
+            if not tasks:
                 return
-            self._go(self.engine.tasks[0])
+            # One that sleeps may be waiting for what another one is about to do.
+            self._go(next((one for one in tasks if one.waiting is not None and one.waiting.kind != "sleep"), tasks[0]))
         raise Violation("I9", f"{self.engine.tasks[0].label} does not end")
 
     # ── Buyers ──────────
