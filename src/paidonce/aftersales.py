@@ -6,6 +6,7 @@ cumulative figure of the gateway can't be read as a second refund.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,8 +147,13 @@ async def captured_of(tx: Transaction, payment: Payment) -> Money:
 
 async def left_to_refund(tx: Transaction, payment: Payment) -> Money:
     """What is captured less what went back, is going back, or was lost in a dispute (invariant I5)."""
+    return await _left_beside(tx, payment, [one for one in await refunds_of(tx, payment.id) if one.state != "failed"])
+
+
+async def _left_beside(tx: Transaction, payment: Payment, refunds: Sequence[Refund]) -> Money:
+    """What is captured less these refunds and what was lost in disputes."""
     captured = await captured_of(tx, payment)
-    back = [one.amount for one in await refunds_of(tx, payment.id) if one.state != "failed"]
+    back = [one.amount for one in refunds]
     back += [one.amount for one in await disputes_of(tx, payment.id) if one.state == "lost"]
     gone = sum(one.minor for one in back if one.currency == captured.currency)
     return Money(max(captured.minor - gone, 0), captured.currency)
@@ -401,10 +407,8 @@ async def fail_refund(case: Case, refund: Refund, reason: str, *, replaced: bool
 async def _drop_refunds_without_room(case: Case) -> None:
     """End recorded refunds that the gateway will refuse, since others were made there and nothing is left for them."""
     refunds = await refunds_of(case.tx, case.payment.id)
-    captured = await captured_of(case.tx, case.payment)
-    taken = [one.amount for one in await disputes_of(case.tx, case.payment.id) if one.state == "lost"]
-    taken += [one.amount for one in refunds if one.state in ("pending", "succeeded")]
-    left = captured.minor - sum(one.minor for one in taken if one.currency == captured.currency)
+    made = [one for one in refunds if one.state in ("pending", "succeeded")]
+    left = (await _left_beside(case.tx, case.payment, made)).minor
     for refund in refunds:
         if refund.state != "recorded":
             continue
@@ -419,19 +423,14 @@ async def _drop(case: Case, refund: Refund) -> None:
 
     The gateway can't have carried the first one out, so the buyer gets that rest by itself and no more than it.
     """
-    others = [
-        one for one in await refunds_of(case.tx, case.payment.id) if one.state != "failed" and one.id != refund.id
-    ]
-    taken = [one.amount for one in others]
-    taken += [one.amount for one in await disputes_of(case.tx, case.payment.id) if one.state == "lost"]
-    captured = await captured_of(case.tx, case.payment)
-    rest = captured.minor - sum(one.minor for one in taken if one.currency == captured.currency)
-    again = refund.origin == "automatic" and rest > 0
+    known = await refunds_of(case.tx, case.payment.id)
+    others = [one for one in known if one.state != "failed" and one.id != refund.id]
+    rest = await _left_beside(case.tx, case.payment, others)
+    again = refund.origin == "automatic" and rest.minor > 0
     reason = "the money went back by another refund, made at the gateway"
     await fail_refund(case, refund, reason, replaced=again)
     if again:
-        amount = Money(rest, captured.currency)
-        await intend_refund(case, amount, origin="automatic", actor="paidonce", reason=refund.reason)
+        await intend_refund(case, rest, origin="automatic", actor="paidonce", reason=refund.reason)
 
 
 async def _sum_up(case: Case) -> None:

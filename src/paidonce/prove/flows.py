@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from paidonce.prove.checks import Violation
 from paidonce.prove.engine import FATES, LIE
-from paidonce.prove.script import Outcome, Script
+from paidonce.prove.script import Script
 from paidonce.prove.world import Move, Setup, Stage
 
 _ALL = 99
@@ -466,9 +466,3 @@ def pairs_of_faults(stage: Stage, script: Script) -> Iterator[Script]:
     for first in single_faults(stage, script):
         (step,) = first.faults
         yield from single_faults(stage, first, after=step)
-
-
-def play_all(stage: Stage, scripts: Iterator[Script]) -> Iterator[Outcome]:
-    """Each script in a new world."""
-    for script in scripts:
-        yield script.play(stage)

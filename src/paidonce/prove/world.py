@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -774,8 +774,3 @@ def _who(actor: Actor) -> str:
 def short(name: str) -> str:
     """An id without the filling behind its number."""
     return name.rstrip("x")
-
-
-def setup_values(setup: Setup) -> dict[str, Any]:
-    """A setup as JSON values."""
-    return asdict(setup)
