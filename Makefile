@@ -24,9 +24,9 @@ demo: setup ## start the shop with offline gateways (PORT=8000, ARGS=--once for 
 
 test: check ## check, then every test (ARGS="-k stripe" to choose) and, without ARGS, the simulation
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 15 $(ARGS)
-	$(if $(ARGS),,$(BIN)/python -m paidonce prove --jobs $(JOBS))
+	$(if $(ARGS),,$(BIN)/python -m paidonce prove --mutants tests/mutants --jobs $(JOBS))
 
-prove: setup-dev ## the simulation of `make test`, and that it finds every planted bug
+prove: setup-dev ## the simulation of `make test` alone: faults, pairs, seeds, and every planted bug
 	$(BIN)/python -m paidonce prove --mutants tests/mutants --jobs $(JOBS)
 
 prove-long: setup-dev ## the same for hours, with PostgreSQL and SIGKILL; writes docs/prove-report.md

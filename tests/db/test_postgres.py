@@ -311,6 +311,24 @@ async def test_a_connection_lost_at_commit_leaves_the_outcome_unknown(postgresql
         await database.close()
 
 
+@pytest.mark.parametrize("size", [1, 5])
+async def test_close_waits_for_those_who_queue_for_a_connection(
+    postgres_things: Things, postgresql_url: str, size: int
+) -> None:
+    """They were cut off at COMMIT, and told that the outcome of a transaction that was kept is unknown."""
+    database = await paidonce.db.connect(f"{postgresql_url}{'&' if '?' in postgresql_url else '?'}pool_size={size}")
+
+    async def write(tx: Transaction, number: int) -> int:
+        await tx.execute("INSERT INTO things (id, n) VALUES (:id, :n)", {"id": f"t{number}", "n": number})
+        return number
+
+    tasks = [asyncio.create_task(database.transaction(write, number)) for number in range(20)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await database.close()
+    assert await asyncio.gather(*tasks) == list(range(20))
+    assert await postgres_things.all() == {f"t{number}": number for number in range(20)}
+
+
 async def test_the_pool_size_comes_from_the_url_and_is_checked(postgresql_url: str) -> None:
     base, _, options = postgresql_url.partition("?")
     assert postgres.split_pool_size("postgresql:///shop?pool_size=3&host=/run") == ("postgresql:///shop?host=%2Frun", 3)

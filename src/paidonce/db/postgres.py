@@ -131,6 +131,9 @@ class PostgresDatabase:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._users = 0
+        self._closing = False
+        self._nobody_left = asyncio.Event()
 
     @classmethod
     async def open(cls, url: str) -> PostgresDatabase:
@@ -166,7 +169,11 @@ class PostgresDatabase:
         return await self._until_no_collision(lambda: self._read(fn, *args, **kwargs))
 
     async def close(self) -> None:
-        """Wait for the transactions under way, then close the connections. Repeating it does nothing."""
+        """Wait for the transactions handed over, then close the connections. Repeating it does nothing."""
+        self._closing = True
+        # The pool alone would not wait for those who still queue for a connection, and cut them off at COMMIT.
+        if self._users:
+            await self._nobody_left.wait()
         try:
             await self._pool.close()
         except _FAILURES:
@@ -175,13 +182,26 @@ class PostgresDatabase:
 
     async def _until_no_collision(self, once: Callable[[], Coroutine[Any, Any, T]]) -> T:
         pause = FIRST_PAUSE_SECONDS
-        for _ in range(RUNS - 1):
-            try:
-                return await once()
-            except _Collision:
-                await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-        return await once()
+        with self._in_use():
+            for _ in range(RUNS - 1):
+                try:
+                    return await once()
+                except _Collision:
+                    await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+                    pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            return await once()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        if self._closing:
+            raise DatabaseDown("the database was closed by this process")
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._closing and not self._users:
+                self._nobody_left.set()
 
     async def _write(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         async with self._connection() as connection:

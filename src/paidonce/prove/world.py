@@ -7,7 +7,6 @@ exhaustive walk, Hypothesis, or a person with a file.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -166,7 +165,6 @@ class World:
     def __init__(self, stage: Stage, setup: Setup, faults: Mapping[int, str] | None = None) -> None:
         """`faults` says how certain ports end, by their number in the run, whatever the moves say."""
         stage.reset()
-        random.seed(0)  # The clients' own jitter.
         self.stage = stage
         self.setup = setup
         self.faults = dict(faults or {})

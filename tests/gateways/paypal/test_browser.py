@@ -320,6 +320,7 @@ async def test_a_blocked_pop_up_falls_back_to_this_tab(context: BrowserContext, 
 async def test_start_without_a_click_is_refused(context: BrowserContext, store: Store) -> None:
     page = await context.new_page()
     probe = PROBE + "\ncustomElements.whenDefined('paypal-button').then(async () => {"
+    probe += " while (!window.paypal?.createInstance) await new Promise((tell) => setTimeout(tell, 20));"
     probe += " document.title = await window.probeStart('sandbox-x'); });"
 
     async def script(route: Route) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,14 +85,12 @@ class PayPalClient:
         base_url: str,
         client_id: str,
         client_secret: str,
-        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._transport = transport
         self._clock = clock
         self._base_url = base_url.rstrip("/")
         pair = f"{client_id}:{client_secret}".encode()
         self._basic = "Basic " + base64.b64encode(pair).decode("ascii")
-        self._jitter = jitter
         self._token: _Token | None = None
         self._renewing = False
 
@@ -144,7 +141,9 @@ class PayPalClient:
         raise AssertionError("the loop above returns or raises")
 
     def _pause(self, error: OutcomeUnknown | GatewayBusy, round_: int) -> float:
-        pause: float = FIRST_PAUSE_SECONDS * 2.0**round_ * (0.5 + self._jitter())
+        # The clock's microseconds spread clients as well as a random number would, and a simulation repeats them.
+        spread = self._clock.now() % 1_000 / 1_000
+        pause: float = FIRST_PAUSE_SECONDS * 2.0**round_ * (0.5 + spread)
         asked = error.retry_after_seconds if isinstance(error, GatewayBusy) else None
         return max(pause, asked or 0.0)
 
