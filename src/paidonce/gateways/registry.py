@@ -1,7 +1,8 @@
-"""Which gateways there are: installed packages that announce themselves, and modules named in the environment.
+"""Which gateways there are: the folders beside this file, installed packages, and modules named in the environment.
 
-Nothing here knows a gateway's name. A package announces its `provider` under the entry-point group `paidonce.gateways`;
-a module that isn't installed is named in `PAIDONCE_GATEWAYS`.
+Nothing here knows a gateway's name. A folder in `paidonce/gateways` is a gateway; another package announces its
+`provider` under the entry-point group `paidonce.gateways`; a module that isn't installed is named in
+`PAIDONCE_GATEWAYS`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pkgutil import iter_modules
 from typing import cast
 
+from paidonce import gateways
 from paidonce.errors import ConfigError
 from paidonce.gateways.base import Gateway, Provider, Transport
 from paidonce.ports import Clock
@@ -67,6 +70,8 @@ def configure_all(environment: Mapping[str, str], transport: Transport, clock: C
 
 def _sources(environment: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:
     """Where providers come from, in words for an operator, and how to load each."""
+    for folder in sorted(module.name for module in iter_modules(gateways.__path__) if module.ispkg):
+        yield f"The gateway in paidonce/gateways/{folder}", partial(_load_module, f"{gateways.__name__}.{folder}")
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
         yield _describe(entry), entry.load
     for module in environment.get(MODULES_SETTING, "").split(","):
@@ -82,7 +87,7 @@ def _describe(entry: EntryPoint) -> str:
 def _load_module(name: str) -> object:
     module = import_module(name)
     if not hasattr(module, "provider"):
-        problem = f"{MODULES_SETTING}: the module {name!r} has no `provider`. See docs/adding-a-gateway.md."
+        problem = f"The module {name!r} has no `provider`. See docs/adding-a-gateway.md."
         raise ConfigError([problem])
     return module.provider
 
