@@ -63,16 +63,15 @@ def next_look(
 def is_audit(payment: Payment, unfinished: Unfinished) -> bool:
     """Whether nothing is expected of the payment any more, and it is read only to be sure."""
     ended = payment.status in (PaymentStatus.FAILED, PaymentStatus.CANCELED)
-    captured = payment.status is PaymentStatus.CAPTURED and unfinished is Unfinished.NOTHING
-    return captured or (ended and unfinished is Unfinished.DOUBT)
+    # The money of a held payment that went back can still come again, by a refund that fails weeks later.
+    sent_back = payment.status is PaymentStatus.HELD and payment.refund_status is RefundStatus.FULL
+    settled = (payment.status is PaymentStatus.CAPTURED or sent_back) and unfinished is Unfinished.NOTHING
+    return settled or (ended and unfinished is Unfinished.DOUBT)
 
 
 def _is_over(payment: Payment, now: Microseconds) -> bool:
-    """A held payment whose money went back, or that nobody has touched for a month, needs no more looks."""
-    if payment.status is not PaymentStatus.HELD:
-        return False
-    refunded = payment.refund_status is RefundStatus.FULL
-    return refunded or now - payment.created_at > _HELD_DAYS * _DAY * SECOND
+    """A held payment that nobody has touched for a month needs no more looks."""
+    return payment.status is PaymentStatus.HELD and now - payment.created_at > _HELD_DAYS * _DAY * SECOND
 
 
 def _next_audit(policy: Policy, payment: Payment, now: Microseconds) -> Microseconds | None:

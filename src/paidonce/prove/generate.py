@@ -151,7 +151,7 @@ class Author:
         number = self._newest(len(tabs))
         ways = self.world.stage.casts[tabs[number].gateway].ways
         way = 0 if self.chance.random() < 0.5 else self.chance.randrange(len(ways))
-        if ways[way].endswith(("dispute", "inquire")) and not self.world.setup.audits:
+        if ways[way].endswith(("dispute", "inquire", "refunds fail")) and not self.world.setup.audits:
             # Without webhooks only an audit would find it.
             way = 0
         return ("agree", number, way)
