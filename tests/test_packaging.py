@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -21,7 +22,13 @@ RUNTIME = [ROOT / "requirements" / "runtime.txt", ROOT / "requirements" / "dev.t
 # The name on the index, where it differs from the module's.
 MODULES = {"pydantic-settings": "pydantic_settings"}
 # Used by another library on our behalf, never imported by us.
-INDIRECT = {"greenlet": "SQLAlchemy's asyncio bridge, for migrations on PostgreSQL"}
+INDIRECT = {
+    "greenlet": "SQLAlchemy's asyncio bridge, for migrations on PostgreSQL",
+    "psycopg": "Django's driver of PostgreSQL",
+    "pytest-asyncio": "runs the coroutines of the contract suite",
+}
+# What a shop that runs by itself needs; the other extras are for those who build on the package.
+SHOP = {"", "web", "postgres", "cli"}
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,23 @@ def test_installed_wheel_shows_help_and_pays_an_order_at_each_gateway(full: Envi
     assert once.returncode == 0, once.stdout + once.stderr
 
 
+def test_installed_wheel_makes_a_gateway_and_brings_its_contract_suite(full: Environment) -> None:
+    made = full.run("paidonce", "new-gateway", "own_pay")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert (full.folder / "own_pay" / "own_pay" / "assets" / "component.js").exists()
+    shutil.copytree(ROOT / "examples" / "gateways" / "acme_pay" / "acme_pay", full.folder / "acme_pay")
+    # Python's own folder is left out of the path, as for the command `pytest`.
+    command = "python -P -m pytest --pyargs paidonce.contract --gateway acme_pay -k test_flow"
+    ran = full.run(*command.split())
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"\d\d passed", ran.stdout), ran.stdout
+    # Who does not ask for the suite gets nothing of it.
+    (full.folder / "test_mine.py").write_text("def test_mine(request):\n    request.config.getoption('--gateway')\n")
+    mine = full.run("python", "-m", "pytest", "test_mine.py")
+    assert "no option named '--gateway'" in mine.stdout, mine.stdout + mine.stderr
+    assert "1 failed" in mine.stdout
+
+
 def _direct() -> dict[str, list[str]]:
     project = PYPROJECT["project"]
     groups = {
@@ -174,7 +198,11 @@ def test_every_runtime_dependency_is_used() -> None:
 def test_lock_holds_every_direct_dependency_with_hashes_and_no_address(lock: Path) -> None:
     text = lock.read_text("utf-8")
     locked = set(re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE))
-    wanted = {name for group, names in _direct().items() if lock.stem == "dev" or group != "dev" for name in names}
+    assert {f"paidonce[{','.join(sorted(SHOP - {''}))}]"} == {
+        f"{Requirement(line).name}[{','.join(sorted(Requirement(line).extras))}]"
+        for line in PYPROJECT["project"]["optional-dependencies"]["all"]
+    }
+    wanted = {name for group, names in _direct().items() if lock.stem == "dev" or group in SHOP for name in names}
     assert wanted - locked == set()
     # The build tools as well, since the project is built without a download of its own.
     assert {"hatchling", "editables"} <= locked

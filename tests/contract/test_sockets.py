@@ -6,18 +6,22 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import uvicorn
 
+from paidonce.contract.bench import Bench, Case
+from paidonce.contract.plugin import cases_of
 from paidonce.gateways.base import CreateRequest, HttpRequest, Progress
 from paidonce.gateways.transport import AiohttpTransport
 from paidonce.ports import SystemClock
 from paidonce.sandbox import SandboxApp, create_sandbox_app
 
-if TYPE_CHECKING:
-    from contract.conftest import Case
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every gateway that has a twin."""
+    cases = [case for case in cases_of(metafunc.config) if "twin" not in case.missing]
+    metafunc.parametrize("case", cases, ids=[case.name for case in cases])
 
 
 @pytest.fixture
@@ -58,8 +62,9 @@ async def test_a_payment_over_http(
         idempotency_key="create-pay_sockets",
     )
     opened = await gateway.create(request)
-    twin = app.cores[case.provider.name]
-    case.hooks.buyer.confirm(lambda asked: twin.handle(asked, now=SystemClock().now()), opened)
+    bench = Bench(case, clock=SystemClock())
+    bench.twin = app.cores[case.provider.name]
+    await bench.confirm(opened)
     snapshot = await gateway.fetch(opened.snapshot.ref)
     if snapshot.progress is Progress.APPROVED:
         snapshot = await gateway.capture(opened.snapshot.ref, idempotency_key="capture-1", amount=amount)

@@ -1,36 +1,18 @@
-"""What the contract tests need to know of AcmePay: how buyers and the dashboard act on the twin, and what to try."""
+"""What the contract suite needs to know of AcmePay: how buyers and the dashboard act on the twin, and what to try."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from acme_pay import SANDBOX_WEBHOOK_SECRET, webhook, wire
-from paidonce.gateways.base import HttpRequest, HttpResponse, Opened, SandboxCore
+from paidonce.gateways.base import HttpRequest, Opened
 from paidonce.money import Money
 
-Browse = Callable[[HttpRequest], HttpResponse]
+if TYPE_CHECKING:
+    from paidonce.contract.bench import Bench
 
-
-class Buyer:
-    """Presses the buttons of the approval page."""
-
-    def confirm(self, browse: Browse, opened: Opened) -> None:
-        """Approve with an account that has money."""
-        self._press(browse, opened, "account")
-
-    def decline(self, browse: Browse, opened: Opened) -> None:
-        """Approve with an account that is empty, which shows at the capture."""
-        self._press(browse, opened, "empty_account")
-
-    def _press(self, browse: Browse, opened: Opened, choice: str) -> None:
-        page = "/approve/" + opened.client["approve_url"].rpartition("/")[2]
-        headers = {"content-type": "application/x-www-form-urlencoded"}
-        browse(HttpRequest("POST", page, headers, urlencode({"choice": choice}).encode()))
-
-
-buyer = Buyer()
 amounts = (Money(1999, "EUR"), Money(1, "USD"), Money(500, "JPY"), Money(123400, "HUF"))
 # No fraction of a forint, no currency that AcmePay doesn't know, no amount above its limit.
 refused_amounts = (Money(123450, "HUF"), Money(1000, "KWD"), Money(10_000_000_000, "EUR"))
@@ -45,47 +27,55 @@ contradictions = (
 )
 webhook_setting = ("ACME_PAY_WEBHOOK_SECRET", "acme_whsec_of_another_endpoint")
 foreign_marks = ((b'"live": false', b'"live": true'), (b'"mer_sandbox"', b'"mer_of_somebody_else"'))
+without = {"dispute": "AcmePay settles quarrels between buyers and shops by refunds alone"}
 
 
-def dashboard_refund(core: SandboxCore, opened: Opened, amount: Money, *, now: int) -> None:
+async def confirm(bench: Bench, opened: Opened) -> None:
+    """Approve with an account that has money."""
+    _press(bench, opened, "account")
+
+
+async def decline(bench: Bench, opened: Opened) -> None:
+    """Approve with an account that is empty, which shows at the capture."""
+    _press(bench, opened, "empty_account")
+
+
+def _press(bench: Bench, opened: Opened, choice: str) -> None:
+    """Press a button of the approval page."""
+    page = "/approve/" + opened.client["approve_url"].rpartition("/")[2]
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    bench.browse(HttpRequest("POST", page, headers, urlencode({"choice": choice}).encode()))
+
+
+async def dashboard_refund(bench: Bench, opened: Opened, amount: Money) -> None:
     """Staff refund at AcmePay's dashboard."""
-    params = {"ref": opened.snapshot.ref, "amount": str(wire.units(amount))}
-    core.control("dashboard_refund", params, now=now)
+    bench.control("dashboard_refund", {"ref": opened.snapshot.ref, "amount": str(wire.units(amount))})
 
 
-def pend_next_refund(core: SandboxCore, *, now: int) -> None:
+async def pend_next_refund(bench: Bench) -> None:
     """The next refund waits."""
-    core.control("pend_next_refund", {}, now=now)
+    bench.control("pend_next_refund", {})
 
 
-def finish_refund(core: SandboxCore, refund_ref: str, *, now: int) -> None:
+async def finish_refund(bench: Bench, opened: Opened, refund_ref: str) -> None:
     """A pending refund succeeds."""
-    core.control("finish_refund", {"refund": refund_ref}, now=now)
+    del opened
+    bench.control("finish_refund", {"refund": refund_ref})
 
 
-def fail_refund(core: SandboxCore, refund_ref: str, *, now: int) -> None:
+async def fail_refund(bench: Bench, opened: Opened, refund_ref: str) -> None:
     """A refund fails."""
-    core.control("fail_refund", {"refund": refund_ref}, now=now)
+    del opened
+    bench.control("fail_refund", {"refund": refund_ref})
 
 
-def expire_authorization(core: SandboxCore, opened: Opened, *, now: int) -> None:
+async def expire_authorization(bench: Bench, opened: Opened) -> None:
     """Reserved money is let go."""
-    core.control("expire_authorization", {"ref": opened.snapshot.ref}, now=now)
+    bench.control("expire_authorization", {"ref": opened.snapshot.ref})
 
 
-def open_dispute(core: SandboxCore, opened: Opened, amount: Money, *, now: int) -> str | None:
-    """AcmePay has no disputes."""
-    del core, opened, amount, now
-    return None
-
-
-def close_dispute(core: SandboxCore, dispute_ref: str, *, won: bool, now: int) -> None:
-    """Never called, since none is ever opened."""
-    raise NotImplementedError
-
-
-def sign(core: SandboxCore, like: HttpRequest, body: bytes) -> HttpRequest:
+def sign(bench: Bench, like: HttpRequest, body: bytes) -> HttpRequest:
     """A webhook with another body, signed as AcmePay signs."""
-    del core
+    del bench
     signature = webhook.signature(SANDBOX_WEBHOOK_SECRET, like.headers[webhook.TIMESTAMP], body)
     return replace(like, headers={**like.headers, webhook.SIGNATURE: signature}, body=body)

@@ -2,7 +2,7 @@
  * <acme-payment>: one button that opens the payment and leads to AcmePay's approval page. AcmePay sends the buyer back
  * to the shop's return address, where the server captures and says what happened.
  */
-import { PaymentElement } from '/assets/paidonce.js';
+import { PaymentElement } from '../../paidonce.js';
 
 class AcmePayment extends PaymentElement {
   get gateway() {
