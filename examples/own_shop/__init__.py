@@ -1,0 +1,1 @@
+"""A coffee roaster's shop with tables, users, sessions and pages of its own, and paidonce mounted into it."""
