@@ -1,6 +1,6 @@
 # Everything a person types, as one-word commands. Each sets up what it needs first; repeating that takes no time.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test prove prove-long check format lock screenshots dist clean
+.PHONY: help setup setup-dev demo own-shop django-shop test prove prove-long check format lock screenshots dist clean
 
 BIN := .venv/bin
 # The tools of .venv, and the browser that setup found, before those of the machine.
@@ -21,6 +21,12 @@ setup-dev: ## prepare .venv and the browser for the tests
 
 demo: setup ## start the shop with offline gateways (PORT=8000, ARGS=--once for a run without a browser)
 	@$(BIN)/python -m paidonce demo $(ARGS)
+
+own-shop: ## open the example of a FastAPI shop of its own (PORT=8100)
+	@examples/own_shop/run
+
+django-shop: ## open the example of a Django shop (PORT=8200)
+	@examples/django_shop/run
 
 test: check ## check, then every test (ARGS="-k stripe" to choose) and, without ARGS, the simulation
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 15 $(ARGS)
@@ -52,5 +58,6 @@ dist: setup-dev ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove what was built; the demo's data in var/ stays
+	rm -rf examples/react/node_modules examples/react/dist
 	rm -rf .venv .make dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis test-results
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

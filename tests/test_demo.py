@@ -21,6 +21,7 @@ import pytest
 from paidonce import db
 from paidonce.demo.books import Books, differences, read_books
 from paidonce.demo.folder import DataFolder, demo_environment
+from paidonce.demo.once import buyer_of, declines_at
 from paidonce.errors import ConfigError
 from paidonce.gateways.registry import providers
 from paidonce.sandbox.app import sandbox_environment
@@ -132,13 +133,18 @@ def test_once_pays_at_every_gateway_recovers_declines_and_adds_up(
     for table in ("Orders", "Payments", "Stock", "Journal", "It all adds up"):
         assert table in ran.stdout
     books = books_of(folder)
-    names = [provider.name for provider in providers({})]
+    names = [provider.name for provider in providers({}) if buyer_of(provider) is not None]
     assert {row["gateway"] for row in books.payments} == set(names)
-    # Two orders at each gateway, one of them after a decline: the same payment was used again, so none is left over.
-    assert [row["status"] for row in books.orders] == ["paid"] * 2 * len(names)
-    assert [row["status"] for row in books.payments] == ["captured"] * 2 * len(names)
-    assert len(re.findall(r"order \S+ was declined:", ran.stdout)) == len(names)
-    assert [row["kind"] for row in books.entries].count("capture") == 2 * len(names)
+    # An order at each gateway, and one after a decline: the same payment was used again, or had failed for good.
+    declining = [provider.name for provider in providers({}) if declines_at(provider)]
+    assert len(declining) >= 2
+    orders = len(names) + len(declining)
+    assert [row["status"] for row in books.orders] == ["paid"] * orders
+    ends = [row["status"] for row in books.payments]
+    assert ends.count("captured") == orders
+    assert set(ends) <= {"captured", "failed"}
+    assert len(re.findall(r"order \S+ was declined:", ran.stdout)) == len(declining)
+    assert [row["kind"] for row in books.entries].count("capture") == orders
 
 
 def test_once_says_no_secret(paid: tuple[DataFolder, subprocess.CompletedProcess[str]]) -> None:
@@ -268,7 +274,7 @@ def _environment(folder: Path, own: Mapping[str, str]) -> Any:
 def test_own_test_keys_are_used_instead_of_the_twin(tmp_path: Path) -> None:
     own = {"STRIPE_SECRET_KEY": "sk_test_mine", "STRIPE_PUBLISHABLE_KEY": "pk_test_mine"}
     made = _environment(tmp_path, own)
-    assert made.offline == {"paypal"}
+    assert made.offline == {provider.name for provider in providers({})} - {"stripe"}
     assert made.values["STRIPE_SECRET_KEY"] == "sk_test_mine"
     assert "STRIPE_API_BASE" not in made.values
     assert made.values["PAYPAL_API_BASE"] == "http://127.0.0.1:8001/paypal"
@@ -298,7 +304,8 @@ def test_with_own_keys_a_card_is_paid_and_the_approval_is_left_to_a_person(tmp_p
             sandbox.kill()
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "https://www.sandbox.paypal.com/checkoutnow?token=" in ran.stdout
-    found = [(row["gateway"], row["status"]) for row in books_of(DataFolder(tmp_path / "data")).payments]
+    rows = books_of(DataFolder(tmp_path / "data")).payments
+    found = [(row["gateway"], row["status"]) for row in rows if row["gateway"] in ("paypal", "stripe")]
     # One order waits for its approval, holds its goods, and is not called paid.
     assert sorted(found) == [("paypal", "awaiting_buyer"), ("stripe", "captured"), ("stripe", "captured")]
     for secret in ("STRIPE_SECRET_KEY", "PAYPAL_CLIENT_SECRET"):

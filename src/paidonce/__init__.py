@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from paidonce.errors import Problem as Problem
     from paidonce.gateways.base import Gateway as Gateway
     from paidonce.gateways.base import Snapshot as Snapshot
+    from paidonce.hoststore import HostStore as HostStore
+    from paidonce.hoststore import StockLine as StockLine
     from paidonce.money import Money as Money
     from paidonce.outbox import Event as Event
     from paidonce.refunds import refund as refund
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
     from paidonce.states import OrderStatus as OrderStatus
     from paidonce.states import PaymentStatus as PaymentStatus
     from paidonce.states import RefundStatus as RefundStatus
+    from paidonce.store import PayableOrder as PayableOrder
     from paidonce.store import SqlStore as SqlStore
     from paidonce.store import Store as Store
+    from paidonce.web.mount import Payments as Payments
 
 _HOME = {
     "app": ("create_app",),
@@ -58,7 +62,9 @@ _HOME = {
     "refunds": ("refund",),
     "settlement": ("settle",),
     "states": ("OrderStatus", "PaymentStatus", "RefundStatus"),
-    "store": ("SqlStore", "Store"),
+    "hoststore": ("HostStore", "StockLine"),
+    "store": ("PayableOrder", "SqlStore", "Store"),
+    "web.mount": ("Payments",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -36,6 +36,7 @@ class PaymentFacts:
     has_gateway: bool  # Whether its gateway has keys here.
     trouble: str | None  # Why the gateway rejects what we ask, if nothing went well since.
     too_slow: bool  # The bank takes longer than goods are kept.
+    by_hand: bool  # Its gateway knows nothing but what staff enter.
 
     @property
     def disputed(self) -> bool:
@@ -177,6 +178,13 @@ PAYMENT_RULES = (
         "captured. Nothing was paid by it and nothing goes back by itself. Refund it once you know whose money it is.",
     ),
     _PaymentRule(
+        "send_refund_by_hand",
+        True,
+        lambda one: one.by_hand and one.refund_in("pending") is not None,
+        "Send the buyer {pending} by hand, then enter on this payment that it was sent, or why it could not be. Nobody "
+        "else does it.",
+    ),
+    _PaymentRule(
         "wait_for_refund",
         False,
         lambda one: one.refund_in("pending") is not None,
@@ -228,6 +236,19 @@ PAYMENT_RULES = (
         lambda one: one.creating,
         "Wait. {gateway} has not answered to the opening of the payment yet. No money can have moved; recovery asks "
         "again {look}.",
+    ),
+    _PaymentRule(
+        "enter_awaited_money",
+        False,
+        lambda one: one.by_hand and one.payment.is_awaited,
+        "Wait for the money ({reason}), and enter it on this payment as soon as it is there. Until then the buyer may "
+        "still pay another way.",
+    ),
+    _PaymentRule(
+        "wait_for_awaited_money",
+        False,
+        lambda one: one.payment.is_awaited,
+        "Wait. The buyer has gone to pay elsewhere ({reason}), and the money comes by itself. We look again {look}.",
     ),
     _PaymentRule(
         "wait_for_buyer",

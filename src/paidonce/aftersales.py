@@ -465,7 +465,7 @@ async def _apply_dispute(case: Case, told: DisputeSnapshot) -> None:
     known = next((one for one in await disputes_of(case.tx, case.payment.id) if one.gateway_ref == told.ref), None)
     if known is not None and known.state != "open":
         if told.progress is not DisputeProgress.OPEN and str(told.progress) != known.state:
-            await case.alarm("dispute_changed", object=told.ref, said=told.raw_status, again_seconds=24 * 3600)
+            await _apply_change_behind_the_end(case, told)
         return
     withdrawn = told.withdrawn or told.progress is DisputeProgress.LOST
     state = str(told.progress)
@@ -480,6 +480,24 @@ async def _apply_dispute(case: Case, told: DisputeSnapshot) -> None:
         return
     await _book_end(case, told)
     await _tell_dispute(case, told, state)
+
+
+async def _apply_change_behind_the_end(case: Case, told: DisputeSnapshot) -> None:
+    """A loss may be reversed long afterwards, and the money is back then; any other change is for a person."""
+    ref, gateway = told.ref, case.payment.gateway
+    lost = await journal.booked_amount(case.tx, Kind.DISPUTE_LOST, gateway, ref)
+    partly_back = await journal.booked_amount(case.tx, Kind.DISPUTE_WON, gateway, ref)
+    if told.progress is not DisputeProgress.WON or lost is None or partly_back is not None:
+        await case.alarm("dispute_changed", object=ref, said=told.raw_status, again_seconds=24 * 3600)
+        return
+    await _save_dispute(case, told, state=str(told.progress), withdrawn=told.withdrawn, is_new=False)
+    await case.book(Kind.DISPUTE_WON, ref, lost, debit=case.balance, credit=Account.DISPUTE_LOSSES)
+    await _tell_dispute(case, told, str(told.progress))
+    left = await left_to_refund(case.tx, case.payment)
+    if case.payment.owed_to_buyer and left.minor and await invariants.without_room(case, left) is None:
+        # While it was lost there was nothing to send back; now it goes where it belongs.
+        await intend_refund(case, left, origin="automatic", actor="paidonce", reason="a lost dispute was reversed")
+        await case.emit("alarm.refund_due", amount=left.minor, currency=left.currency, reason="dispute reversed")
 
 
 async def _book_end(case: Case, told: DisputeSnapshot) -> None:

@@ -184,7 +184,8 @@ async def reopen_order(case: Case, *, keep_goods: bool = True) -> None:
     if case.order.status is not OrderStatus.PENDING:
         return
     attempts = await payments.of_order(case.tx, case.order.id)
-    if any(other.status in (PaymentStatus.PROCESSING, PaymentStatus.AUTHORIZED) for other in attempts):
+    under_way = (PaymentStatus.PROCESSING, PaymentStatus.AUTHORIZED)
+    if any(other.status in under_way or other.is_awaited for other in attempts):
         return
     await case.mark_order(OrderStatus.OPEN)
     if keep_goods:

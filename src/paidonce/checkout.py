@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from paidonce import capturing, journal, outbox, payments
-from paidonce.capturing import LOOKS, Handover, Recorded, close, hand_over, pursue
+from paidonce.capturing import LOOKS, Handover, Recorded, close, pursue
 from paidonce.case import intend, intend_void
 from paidonce.core import Actor, Core
 from paidonce.errors import (
@@ -30,7 +30,7 @@ from paidonce.errors import (
     SoldOut,
     TooManyAttempts,
 )
-from paidonce.gateways.base import Account, CaptureMethod, CreateRequest, Gateway, Opened
+from paidonce.gateways.base import Account, CaptureMethod, CreateRequest, Gateway, Opened, PaidElsewhere
 from paidonce.money import Money, MoneyError
 from paidonce.payments import Operation, Payment
 from paidonce.ports import Microseconds, Transaction
@@ -51,11 +51,18 @@ _GOES_BACK = (
 
 
 async def start(
-    core: Core, order_id: str, gateway_name: str, actor: Actor, *, return_url: str, cancel_url: str
+    core: Core,
+    order_id: str,
+    gateway_name: str,
+    actor: Actor,
+    *,
+    return_url: str,
+    cancel_url: str,
+    webhook_url: str | None = None,
 ) -> Started:
     """Open a payment of the actor's own order at a gateway, holding the goods; the same one again if it is open.
 
-    `return_url` and `cancel_url` are absolute; `{payment}` in them becomes the payment's id. Raises `errors.Problem`:
+    The addresses are absolute; `{payment}` in them becomes the payment's id. Raises `errors.Problem`:
     NotFound, AlreadyPaid, OrderClosed, PaymentInProgress, SoldOut, TooManyAttempts, InvalidRequest, GatewayUnavailable.
     """
     order = await core.db.read(_own_order, core, order_id, actor, lock=False)
@@ -66,16 +73,42 @@ async def start(
     _check_amount(gateway, order.total)
     account = await _account(gateway)
     urls = {"return_url": return_url, "cancel_url": cancel_url}
+    if webhook_url is not None:
+        urls["webhook_url"] = webhook_url
     for _ in range(LOOKS):
         step = await _record_start(core, order_id, gateway, account, actor, urls=urls)
         if isinstance(step, Handover):
-            if not await hand_over(core, step.holder, trigger="start"):
-                raise PaymentInProgress
+            await _make_way(core, step.holder, gateway)
             continue
         opened = await _open(core, gateway, step)
         if opened is not None:
             return opened
     raise GatewayUnavailable
+
+
+async def _make_way(core: Core, holder: Payment, gateway: Gateway) -> None:
+    """End the payment that is in the way of a start, or go back to it where that is what the buyer wants.
+
+    A gateway may have no way to end an object that is still open; whoever wanted to leave it, and then starts there
+    again, is led to the same object. Raises `PaymentInProgress` where neither is possible now.
+    """
+    settled = await capturing.void(core, holder, trigger="start")
+    if settled is not None and settled.payment.capture_right is None:
+        return
+    if settled is None or not await core.write(_go_back_to, core, holder.id, gateway.name):
+        raise PaymentInProgress
+
+
+async def _go_back_to(tx: Transaction, core: Core, payment_id: str, gateway_name: str) -> bool:
+    order, payment, _ = await capturing.lock(tx, core, payment_id)
+    still_open = payment.status is PaymentStatus.AWAITING_BUYER and payment.capture_right == "voiding"
+    if not still_open or payment.gateway != gateway_name or payment.amount != order.total:
+        return False
+    now = core.clock.now()
+    for void in await payments.recorded(tx, payment.id, "void"):
+        await payments.finish(tx, void.id, "abandoned", now=now)
+    await payments.save(tx, replace(payment, capture_right="held"), now=now)
+    return True
 
 
 async def _own_order(tx: Transaction, core: Core, order_id: str, actor: Actor, *, lock: bool) -> PayableOrder:
@@ -143,7 +176,7 @@ async def _record_payment(
         await close(tx, core, order, mine, PaymentStatus.CANCELED, reason="the order was changed")
         mine = None
     if mine is not None:
-        await core.store.hold(tx, order.id, until=core.policy.hold_until(now))
+        await _hold(tx, core, order, attempts, now=now)
         create = await payments.operation_of(tx, mine.id, "create")
         assert create is not None, "a payment exists without its create operation"
         if mine.decline_code is not None:
@@ -156,8 +189,18 @@ async def _record_payment(
         return await capturing.record_handover(tx, core, holder)
     if len(attempts) >= core.policy.attempts_per_order:
         raise TooManyAttempts("There were too many attempts to pay this order. Please contact the shop.")
-    await core.store.hold(tx, order.id, until=core.policy.hold_until(now))
+    await _hold(tx, core, order, attempts, now=now)
     return await _insert_payment(tx, core, order, gateway, account, urls=urls)
+
+
+async def _hold(
+    tx: Transaction, core: Core, order: PayableOrder, attempts: list[Payment], *, now: Microseconds
+) -> None:
+    """Reserve the goods for a buyer who pays now. Who waits for awaited money loses nothing by looking elsewhere."""
+    until = core.policy.hold_until(now)
+    if any(one.is_awaited for one in attempts):
+        until = max(until, await core.store.hold_ends(tx, order.id) or 0)
+    await core.store.hold(tx, order.id, until=until)
 
 
 def _refuse_closed_order(order: PayableOrder, now: Microseconds) -> None:
@@ -329,6 +372,7 @@ def _create_request(operation: Operation) -> CreateRequest:
         cancel_url=request["cancel_url"],
         idempotency_key=operation.idempotency_key,
         capture_method=CaptureMethod(request["capture_method"]),
+        webhook_url=request.get("webhook_url"),
     )
 
 
@@ -381,11 +425,22 @@ async def _settle_free_order(tx: Transaction, core: Core, order_id: str, actor: 
 async def complete(core: Core, payment_id: str, actor: Actor) -> Result:
     """Ask the gateway how the actor's own payment stands, capture it if the buyer approved, and settle.
 
-    What the browser believes is no argument here. Safe to repeat and to run in parallel. Raises `errors.NotFound`; a
-    gateway that does not answer gives a `Result` with `unknown`.
+    What the browser believes is no argument here, except that a buyer who pays elsewhere (by a transfer) says by it
+    that he will. Safe to repeat and to run in parallel. Raises `errors.NotFound`; a gateway that does not answer gives
+    a `Result` with `unknown`.
     """
     standing = await core.db.read(_own_payment, core, payment_id, actor)
+    await _pass_promise_on(core, standing.payment)
     return await pursue(core, standing, trigger="buyer")
+
+
+async def _pass_promise_on(core: Core, payment: Payment) -> None:
+    """Let a gateway know that its buyer means to pay. It is no more than a word, so without an answer we go on."""
+    gateway = core.gateways.get(payment.gateway)
+    waits = payment.status is PaymentStatus.AWAITING_BUYER and not payment.is_awaited
+    if waits and payment.gateway_ref is not None and isinstance(gateway, PaidElsewhere):
+        with contextlib.suppress(GatewayError):
+            await gateway.promise(payment.gateway_ref)
 
 
 async def _own_payment(tx: Transaction, core: Core, payment_id: str, actor: Actor) -> Standing:

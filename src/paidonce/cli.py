@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from paidonce import cli_events, cli_prove, db
+from paidonce import cli_events, cli_new_gateway, cli_prove, db
 from paidonce._version import __version__
 from paidonce.config import Settings, load_settings, read_environment
 from paidonce.errors import ConfigError, PaidonceError
@@ -211,30 +211,39 @@ def explain(
 
 async def _explain(settings: Settings, text: str) -> Explanation | None:
     from paidonce import explain as explaining
+    from paidonce.assembly import store_of
     from paidonce.core import Core
+    from paidonce.gateways.registry import configure_all
+    from paidonce.gateways.transport import AiohttpTransport
     from paidonce.ports import RandomIds, SystemClock
-    from paidonce.store import SqlStore
 
+    clock = SystemClock()
+    transport = AiohttpTransport(clock)
     database = await db.connect(settings.database_url)
     try:
         if await db.pending(database):
             raise ConfigError(["The database's schema is not this version's. Run: paidonce migrate"])
-        core = Core(database, {}, SqlStore(), SystemClock(), RandomIds(), settings.policy())
-        order_id = await database.read(explaining.find_order, text)
+        # None of them is asked; the advice depends on which there are.
+        gateways = configure_all(read_environment(), transport, clock)
+        core = Core(database, gateways, store_of(settings), clock, RandomIds(), settings.policy())
+        order_id = await database.read(explaining.find_order, core.store, text)
         return None if order_id is None else await database.read(explaining.explain, core, order_id)
     finally:
         await database.close()
+        await transport.close()
 
 
 app.add_typer(cli_events.app, name="events")
 app.command()(cli_prove.prove)
+app.command("new-gateway")(cli_new_gateway.new_gateway)
 
 
 @app.command()
 def migrate() -> None:
     """Bring the schema of PAIDONCE_DATABASE_URL up to date. Safe to repeat, and from several places at once."""
-    settings = load_settings()
-    asyncio.run(db.migrate(settings.database_url))
+    from paidonce.assembly import migrate as bring_up_to_date
+
+    asyncio.run(bring_up_to_date(load_settings()))
     out.print("The database's schema is up to date.")
 
 

@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 
 from paidonce import db, deliveries
+from paidonce.assembly import store_of
 from paidonce.config import Settings, load_settings
 from paidonce.core import Core
 from paidonce.deliveries import ListedEvent, Selector, Told
 from paidonce.errors import ConfigError, InvalidRequest
 from paidonce.ports import Microseconds, RandomIds, SystemClock
-from paidonce.store import SqlStore
 
 T = TypeVar("T")
 
@@ -137,7 +137,7 @@ def _with_core(settings: Settings, work: Callable[[Core], Coroutine[Any, Any, T]
         try:
             if await db.pending(database):
                 raise ConfigError(["The database's schema is not this version's. Run: paidonce migrate"])
-            core = Core(database, {}, SqlStore(), SystemClock(), RandomIds(), settings.policy())
+            core = Core(database, {}, store_of(settings), SystemClock(), RandomIds(), settings.policy())
             return await work(core)
         finally:
             await database.close()

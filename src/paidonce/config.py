@@ -9,6 +9,7 @@ import base64
 import binascii
 import ipaddress
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -47,6 +48,10 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535, validation_alias="PORT")
     # The address that buyers see; every absolute address is built from it, never from a request's Host header.
     public_url: str = ""
+    # Front ends elsewhere that may call the API as the buyer who is signed in: exact origins, with commas between.
+    allowed_origins: str = ""
+    # The store of a shop with orders and stock of its own, as module:name, for the commands that work on it.
+    store: str = ""
     shop_name: str = Field(default="Fern & Kiln", min_length=1, max_length=60)
     hold_minutes: int = Field(default=20, ge=1, le=24 * 60)
     session_hours: int = Field(default=7 * 24, ge=1, le=90 * 24)
@@ -93,6 +98,11 @@ class Settings(BaseSettings):
             raise ValueError("is an address without a path, such as https://shop.example")
         return f"{parts.scheme}://{parts.netloc.lower()}"
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _front_ends(cls, value: str) -> str:
+        return ",".join(_front_end(place, text) for place, text in enumerate(_split(value), start=1))
+
     @field_validator("event_urls")
     @classmethod
     def _tellable(cls, value: str) -> str:
@@ -111,12 +121,12 @@ class Settings(BaseSettings):
     @field_validator("event_secret")
     @classmethod
     def _signs_events(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
-        secrets = value.get_secret_value().split()
-        if not secrets and _split(info.data.get("event_urls", "")):
+        keys = value.get_secret_value().split()
+        if not keys and _split(info.data.get("event_urls", "")):
             raise ValueError(f"is missing, and events are never sent unsigned; {_MAKE_ONE_FOR_EVENTS}")
-        if len(secrets) > 2:
+        if len(keys) > 2:
             raise ValueError("holds one secret, or two with a space between while one replaces the other")
-        if not all(_is_event_secret(one) for one in secrets):
+        if not all(_is_event_secret(one) for one in keys):
             raise ValueError(
                 f"is whsec_ and the base64 of at least {EVENT_SECRET_MIN_BYTES} bytes; {_MAKE_ONE_FOR_EVENTS}"
             )
@@ -136,6 +146,11 @@ class Settings(BaseSettings):
         """The public address: scheme, host and port, no slash at the end."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return self.public_url or f"http://{host}:{self.port}"
+
+    @property
+    def front_ends(self) -> frozenset[str]:
+        """The origins of front ends elsewhere, as browsers write them in the header `Origin`."""
+        return frozenset(_split(self.allowed_origins))
 
     @property
     def https(self) -> bool:
@@ -172,12 +187,16 @@ def read_environment(env_file: str | Path = ".env") -> dict[str, str]:
     return {**from_file, **os.environ}
 
 
-def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+def load_settings(environment: Mapping[str, str] | None = None, *, built_in_shop: bool | None = None) -> Settings:
     """The shop's settings from `environment` (default: `read_environment()`).
 
-    Raises `ConfigError` with every setting that is missing, unreadable or contradicts another.
+    Only the built-in shop's pages sign something, so PAIDONCE_SECRET_KEY may be missing where `built_in_shop` is False
+    (by default: where PAIDONCE_STORE names another store). Raises `ConfigError` with every setting that is missing,
+    unreadable or contradicts another.
     """
     values = read_environment() if environment is None else environment
+    if not (not values.get("PAIDONCE_STORE") if built_in_shop is None else built_in_shop):
+        values = {"PAIDONCE_SECRET_KEY": secrets.token_urlsafe(48), **values}
 
     class Bound(Settings):
         @classmethod
@@ -208,6 +227,32 @@ def _explain(entry: Any) -> str:
 
 def _split(urls: str) -> tuple[str, ...]:
     return tuple(url for url in (part.strip() for part in urls.split(",")) if url)
+
+
+def _front_end(place: int, text: str) -> str:
+    """An allowed origin as browsers write it. Raises `ValueError` without quoting it, since it may hold a password."""
+    if "*" in text:
+        raise ValueError(
+            f"origin {place} is a pattern, and any site that fits it could act for a buyer who is signed in;"
+            " name each front end, such as https://www.shop.example"
+        )
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port, parts = "", None, urlsplit("")
+    rest = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+    plain = text.isascii() and text.isprintable() and " " not in text and "\\" not in text
+    if parts.scheme not in {"http", "https"} or not host or rest or not plain:
+        raise ValueError(
+            f"origin {place} can't be read; write scheme, host and port without a path, such as"
+            " https://www.shop.example (an international name in its xn-- form)"
+        )
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError(f"origin {place} needs https (plain http only for this machine itself)")
+    host = f"[{host}]" if ":" in host else host
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{host}" if port in (None, usual) else f"{parts.scheme}://{host}:{port}"
 
 
 def _event_url_problem(url: str) -> str:

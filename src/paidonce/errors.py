@@ -24,6 +24,7 @@ PaidonceError
     ├── PaymentInProgress       409 payment_in_progress
     ├── OrderClosed             409 order_closed
     ├── NotAuthorized           409 not_authorized
+    ├── ChangedMeanwhile        409 changed_meanwhile
     ├── RefundTooLarge          409 refund_too_large
     ├── PaymentDisputed         409 payment_disputed
     ├── TooManyAttempts         429 too_many_attempts
@@ -204,6 +205,16 @@ class NotAuthorized(Problem):
 
     code, status, title = "not_authorized", 409, "Nothing to capture"
     default_message = "This payment has no reserved money that waits for a capture."
+
+
+class ChangedMeanwhile(Problem):
+    """What the client has looked at is outdated; nothing was written."""
+
+    code, status, title = "changed_meanwhile", 409, "Changed meanwhile"
+    default_message = (
+        "Something else was entered for this payment meanwhile, so nothing was entered now. Look at it again, then "
+        "enter what is still missing."
+    )
 
 
 class RefundTooLarge(Problem):

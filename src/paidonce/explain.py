@@ -15,12 +15,13 @@ from typing import Any
 from paidonce import aftersales, capturing, journal, payments, timeline
 from paidonce.advice import NextAction, OrderFacts, PaymentFacts, clock_time, next_action, printable
 from paidonce.core import Core
+from paidonce.gateways.base import StaffDesk
 from paidonce.journal import Account
 from paidonce.money import Money
 from paidonce.payments import Payment
 from paidonce.ports import SECOND, Microseconds, Row, Transaction
 from paidonce.states import OrderStatus, PaymentStatus, RefundStatus
-from paidonce.store import PayableOrder
+from paidonce.store import PayableOrder, Store
 from paidonce.timeline import Line
 
 _DAY = 24 * 3600
@@ -54,29 +55,28 @@ class Explanation:
 # ── Finding ──────────
 
 _FIND = (
-    "SELECT id AS order_id FROM orders WHERE id = :text",
-    "SELECT id AS order_id FROM orders WHERE number = :upper",
     "SELECT order_id FROM payments WHERE id = :text OR order_id = :text ORDER BY created_at LIMIT 1",
-    "SELECT order_id FROM payments WHERE gateway_ref = :text OR capture_ref = :text ORDER BY created_at LIMIT 1",
+    "SELECT order_id FROM payments WHERE gateway_ref IN (:text, :upper) OR capture_ref = :text"
+    " ORDER BY created_at LIMIT 1",
     "SELECT order_id FROM refunds WHERE id = :text OR gateway_ref = :text LIMIT 1",
     "SELECT order_id FROM disputes WHERE gateway_ref = :text LIMIT 1",
 )
 
 
-async def find_order(tx: Transaction, text: str) -> str | None:
+async def find_order(tx: Transaction, store: Store, text: str) -> str | None:
     """The id of the order that `text` names: its id or number, a payment, a refund, or a gateway's object of it."""
     text = text.strip()
     if not text or not text.isprintable():
         return None
+    named = await store.named(tx, text)
+    if named is not None:
+        return named
     for sql in _FIND:
-        row = await tx.fetch_one(sql, {name: value for name, value in _names(text).items() if f":{name}" in sql})
+        # Some references are copied from paper, where their case may have got lost.
+        row = await tx.fetch_one(sql, {"text": text, "upper": text.upper()})
         if row is not None:
             return str(row["order_id"])
     return None
-
-
-def _names(text: str) -> dict[str, str]:
-    return {"text": text, "upper": text.upper()}
 
 
 # ── Explaining ──────────
@@ -127,6 +127,7 @@ async def _facts(tx: Transaction, core: Core, payment: Payment, history: Sequenc
         has_gateway=payment.gateway in core.gateways,
         trouble=_trouble(payment.id, history),
         too_slow=waited > core.policy.pending_hold_seconds * SECOND,
+        by_hand=isinstance(core.gateways.get(payment.gateway), StaffDesk),
     )
 
 

@@ -158,7 +158,10 @@ def _may_become_ours(event: WebhookEvent) -> bool:
     """Whether an event that belongs to no payment here may still be ours, because it came too early.
 
     Our own ids tell. Events of refunds and disputes may name only the gateway's ids, which we learn with an answer.
+    What nobody signed is dropped, or any stranger could fill the inbox; the object's first reading tells the same.
     """
+    if not event.signed:
+        return False
     if event.payment_id is not None:
         return True
     return event.progress is None and (event.ref is not None or event.capture_ref is not None)

@@ -54,6 +54,11 @@ class Payment:
         return self.status is PaymentStatus.HELD and not went_back
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether the buyer has gone to pay elsewhere, so that the money may come by itself; he may still turn back."""
+        return self.status is PaymentStatus.AWAITING_BUYER and self.pending_reason is not None
+
+    @property
     def captured(self) -> Money | None:
         """What has moved, or None."""
         return Money(self.captured_minor, self.amount.currency) if self.captured_minor else None

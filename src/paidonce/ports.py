@@ -17,6 +17,7 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 Params = Mapping[str, Any]
 Microseconds = int
+Dialect = Literal["sqlite", "postgresql"]
 SECOND: Microseconds = 1_000_000
 
 # Every driver sets this while a transaction function runs; the transport refuses to send meanwhile (invariant I10).
@@ -35,6 +36,10 @@ def assert_outside_transaction(what: str) -> None:
 
 class Transaction(Protocol):
     """One open transaction, given to a transaction function. SQL is portable, with `:name` parameters."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """Which database this is, for a shop whose own statements differ."""
 
     async def fetch_one(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Row | None:
         """The first row or None. `lock=True` locks what was read until the commit (SQLite has one writer anyway)."""
@@ -61,7 +66,7 @@ class Database(Protocol):
     means that the connection or disk failed at COMMIT: the caller re-reads by its operation's own key.
     """
 
-    dialect: Literal["sqlite", "postgresql"]
+    dialect: Dialect
 
     async def transaction(
         self, fn: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs

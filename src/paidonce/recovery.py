@@ -264,7 +264,7 @@ async def _end_if_nobody_comes(core: Core, payment_id: str) -> None:
 
 async def _is_deserted(tx: Transaction, core: Core, payment_id: str) -> bool:
     payment = await payments.find(tx, payment_id)
-    if payment is None or payment.status is not PaymentStatus.AWAITING_BUYER:
+    if payment is None or payment.status is not PaymentStatus.AWAITING_BUYER or payment.is_awaited:
         return False
     return await _hold_ends(tx, core, payment) <= core.clock.now()
 

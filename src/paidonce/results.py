@@ -18,6 +18,10 @@ _SLOW = (
     "Your payment is on its way and your goods are reserved. Your bank needs some time for it, up to a few days. "
     "Please do not pay again; this page keeps you posted."
 )
+_AWAITED = (
+    "We are waiting for your money. Your goods are reserved until then, and nothing has been charged; you can still "
+    "choose another way to pay."
+)
 _GIVEN_BACK = "Your payment arrived after the goods were gone, or twice. It does not count, and you will get it back."
 _SAYINGS = {
     PaymentStatus.CREATED: "The payment was not started yet. You have not been charged; please try again.",
@@ -95,6 +99,8 @@ def _message(payment: Payment, order: PayableOrder) -> str:
         return AlreadyPaid.default_message
     if payment.owed_to_buyer:
         return _GIVEN_BACK
+    if payment.is_awaited:
+        return _AWAITED
     if payment.status is PaymentStatus.PROCESSING and payment.pending_reason is not None:
         return _SLOW
     return _SAYINGS[payment.status]

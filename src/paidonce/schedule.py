@@ -54,7 +54,8 @@ def next_look(
     elif payment.status not in _WAITS or _is_over(payment, now):
         return None
     else:
-        first, longest = _WAITS[payment.status]
+        # Money that comes by itself is looked for like a bank's.
+        first, longest = _WAITS[PaymentStatus.PROCESSING if payment.is_awaited else payment.status]
         if payment.status is PaymentStatus.AWAITING_BUYER:
             first = policy.first_look_seconds
     return now + backoff_seconds(payment.tries + 1, first=first, longest=longest, salt=payment.id) * SECOND

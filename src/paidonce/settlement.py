@@ -122,6 +122,7 @@ async def _settle(
 ) -> Settled:
     case = await _lock_rows(tx, core, snapshot, operation, trigger)
     settled = await _bring_up_to_date(case, asked_at)
+    await _tell_surplus(case)
     await invariants.check(case)
     if also is not None:
         await also(tx)
@@ -151,6 +152,22 @@ async def _bring_up_to_date(case: _Case, asked_at: Microseconds) -> Settled:
     await aftersales.apply(case, case.snapshot)
     command = None if overtaken else _command(case)
     return Settled(case.payment, case.order, command, overtaken, all_refunds=case.snapshot.refunds is not None)
+
+
+async def _tell_surplus(case: _Case) -> None:
+    """The buyer's money beyond what was captured is told once a day as long as the gateway says that it is there."""
+    surplus = case.snapshot.surplus
+    if surplus is None or surplus.minor <= 0:
+        return
+    await case.alarm(
+        "surplus",
+        again_seconds=_DAY,
+        about=f"{case.snapshot.ref} {surplus}",
+        amount=surplus.minor,
+        currency=surplus.currency,
+        object=case.snapshot.ref,
+        next_step="This money is the buyer's. Send it back, and enter that where the payment is kept.",
+    )
 
 
 def _command(case: _Case) -> Command | None:
@@ -294,7 +311,7 @@ async def _apply_awaiting_buyer(case: _Case) -> None:
     changes: dict[str, object] = {
         **_decline_columns(case),
         "status": PaymentStatus.AWAITING_BUYER,
-        "pending_reason": None,
+        "pending_reason": _why_awaited(case),
     }
     if not case.payment.captures_in_browser:
         # Nothing moves until we capture again, so the right is free for whichever gateway captures next.
@@ -302,15 +319,45 @@ async def _apply_awaiting_buyer(case: _Case) -> None:
     if _was_the_last_round(case):
         await _end(case, PaymentStatus.FAILED)
         return
-    news = case.payment.status, case.payment.decline_code
+    before = case.payment
     await case.save(**changes)
     await _finish(case, "declined" if _is_capture(case) else "succeeded")
-    if _is_capture(case) or news != (case.payment.status, case.payment.decline_code):
+    if _is_capture(case) or _is_news(before, case.payment):
         detail = {} if decline is None else {"decline": str(decline.code), "raw_code": decline.raw_code}
-        await case.note("payment.declined" if decline else "payment.awaiting_buyer", **detail)
+        event = "payment.declined" if decline else "payment.awaiting_buyer"
+        await case.note(event, reason=case.payment.pending_reason, **detail)
+    if case.payment.is_awaited:
+        await _keep_goods_for_awaited(case, is_new=not before.is_awaited)
+        return
     await reopen_order(case)
     if case.snapshot.in_progress:
         await _hold_while_in_progress(case)
+
+
+def _is_news(before: Payment, after: Payment) -> bool:
+    seen = (before.status, before.decline_code, before.pending_reason)
+    return seen != (after.status, after.decline_code, after.pending_reason)
+
+
+def _why_awaited(case: _Case) -> str | None:
+    """What the money waits for that may come by itself; None if it does not, or no longer."""
+    until = case.snapshot.awaited_until
+    if until is None or until <= case.now:
+        return None
+    return case.snapshot.pending_reason or "the buyer pays elsewhere"
+
+
+async def _keep_goods_for_awaited(case: _Case, *, is_new: bool) -> None:
+    """Keep the goods until the money is due, but no longer than for slow money."""
+    assert case.snapshot.awaited_until is not None
+    if case.order.status is OrderStatus.OPEN:
+        await case.mark_order(OrderStatus.PENDING)
+    longest = case.payment.created_at + case.core.policy.pending_hold_seconds * SECOND
+    until = min(case.snapshot.awaited_until, longest)
+    if case.order.status is OrderStatus.PENDING and until > case.now:
+        await prolong_hold(case, until)
+    if is_new:
+        await case.emit("payment.pending", reason=case.payment.pending_reason)
 
 
 def _decline_columns(case: _Case) -> dict[str, object]:

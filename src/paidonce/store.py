@@ -1,7 +1,8 @@
 """The store port, and the built-in store behind it: catalogue, stock and orders in our own tables.
 
-A shop with tables of its own implements `Store` on them. Its methods run inside our transaction, so its order, its
-stock and our payment become true together. Lock order everywhere: order → payment → stock by SKU → holds.
+A shop with tables of its own implements `Store` on them, best by way of `hoststore.HostStore`. Its methods run inside
+our transaction, so its order, its stock and our payment become true together. Lock order everywhere: order → payment →
+stock by SKU → holds.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ class Store(Protocol):
 
         Ids above `after`, in their order, at most `limit`, so that a long list is walked through in pages.
         """
+
+    async def named(self, tx: Transaction, text: str) -> str | None:
+        """The id of the order that people call `text`, its number or its id; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +286,14 @@ class SqlStore:
         """See `Store.ended`."""
         rows = await tx.fetch_all(_ENDED_ORDERS, {"now": now, "after": after, "limit": limit})
         return [row["id"] for row in rows]
+
+    async def named(self, tx: Transaction, text: str) -> str | None:
+        """See `Store.named`."""
+        row = await tx.fetch_one(
+            "SELECT id FROM orders WHERE id = :text OR number = :number ORDER BY id LIMIT 1",
+            {"text": text, "number": text.upper()},
+        )
+        return None if row is None else str(row["id"])
 
     # ── The shop ──────────
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from paidonce import notes
 from paidonce.advice import clock_time, printable
 from paidonce.aftersales import Refund
 from paidonce.money import Money
@@ -19,7 +20,7 @@ class Line:
     """One thing that happened. `ids` are for whoever looks it up at the gateway or in the log."""
 
     at: Microseconds
-    source: str  # history, operation, journal, webhook, event
+    source: str  # history, operation, notebook, journal, webhook, event
     who: str
     what: str
     payment_id: str | None
@@ -36,6 +37,7 @@ async def read(
     of_order = {"id": order.id}
     lines = [
         *_operation_lines(await tx.fetch_all(_OPERATIONS_SQL, of_order), history, refunds),
+        *_note_lines(await notes.of_order(tx, order.id)),
         *_inbox_lines(inbox),
         *_history_lines(history, order.total.currency),
         *_journal_lines(await tx.fetch_all(_JOURNAL_SQL, of_order)),
@@ -186,6 +188,14 @@ def _asked(row: Row, words: Mapping[str, str], refund: Refund | None) -> str:
 
 def _asked_amount(request: Mapping[str, Any]) -> str:
     return str(Money(request["amount"], request["currency"])) if "amount" in request else ""
+
+
+def _note_lines(rows: Sequence[Row]) -> Iterator[Line]:
+    for row in rows:
+        ids = {"object": printable(row["ref"])}
+        yield Line(
+            row["created_at"], "notebook", printable(row["actor"]), printable(row["text"]), row["payment_id"], ids
+        )
 
 
 def _announcer(row: Row, history: Sequence[Row]) -> str:

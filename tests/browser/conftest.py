@@ -7,21 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser
 
 import paidonce.db
 from conftest import run_apart
 from paidonce.web.seed import seed_demo
 from support.browsershop import (
-    CHROMIUM_FLAGS,
     Surroundings,
     Visit,
+    chromium,
     production_surroundings,
     sandbox_surroundings,
     visit,
 )
-
-EXPECT_MS = 15_000
 
 
 # Not for the whole session: Playwright's own event loop would stay the running one, and coroutine tests that come later
@@ -29,13 +27,8 @@ EXPECT_MS = 15_000
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium."""
-    path = shutil.which("chromium")
-    assert path is not None, "install Debian's package chromium (make test does it)"
-    expect.set_options(timeout=EXPECT_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session", params=["sandbox", "production"])

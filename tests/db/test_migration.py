@@ -110,7 +110,7 @@ async def test_a_database_of_a_newer_version_is_left_alone(database_url: str) ->
 
 async def test_a_failing_migration_leaves_nothing_behind(empty_url: str) -> None:
     def fail_late(connection: sa.Connection) -> None:
-        migration._upgrade(connection)
+        migration.upgrade(connection)
         raise ValueError("power cut")
 
     with pytest.raises(ValueError, match="power cut"):

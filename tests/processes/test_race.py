@@ -12,7 +12,7 @@ import pytest
 
 import paidonce.db
 from paidonce.errors import GatewayUnavailable
-from paidonce.ports import Database, Params, Row, Transaction
+from paidonce.ports import Database, Dialect, Params, Row, Transaction
 from paidonce.sandbox.app import sandbox_cores
 from support.apart import run_apart
 from support.shop import SANDBOX_URL, ShiftedClock, Shop, open_shop, stock_up
@@ -29,6 +29,10 @@ class PausedTransaction:
     def __init__(self, inner: Transaction, meanwhile: list[Callable[[], None]]) -> None:
         self._inner = inner
         self._meanwhile = meanwhile
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._inner.dialect
 
     async def fetch_one(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Row | None:
         found = await self._inner.fetch_one(sql, params, lock=lock)

@@ -34,7 +34,7 @@ from fastapi import FastAPI
 
 import paidonce.db
 from paidonce import app as application
-from paidonce import deliveries, serving
+from paidonce import deliveries, notes, serving
 from paidonce.config import load_settings
 from paidonce.core import Core
 from paidonce.db import migration, postgres, sqlite  # noqa: F401 - imported once for all forks.
@@ -162,7 +162,7 @@ async def _work(order: dict[str, Any]) -> None:
     transport = AiohttpTransport(clock)
     gateways = configure_all(environment, transport, clock)
     database = await paidonce.db.connect(settings.database_url)
-    core = Core(database, gateways, SqlStore(), clock, RandomIds(), settings.policy())
+    core = notes.hand_out(Core(database, gateways, SqlStore(), clock, RandomIds(), settings.policy()))
     await deliveries.register(core, settings.endpoints())
     await Worker(core, settings.endpoints(), transport, idle_seconds=0.2).run()
 

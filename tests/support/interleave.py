@@ -19,7 +19,7 @@ import asyncpg
 from paidonce.db.postgres import PostgresDatabase, PostgresTransaction, open_connection
 from paidonce.db.tables import metadata
 from paidonce.gateways.base import HttpRequest, HttpResponse
-from paidonce.ports import Params, Row, Transaction
+from paidonce.ports import Dialect, Params, Row, Transaction
 from support.shop import Shop, open_shop
 
 if TYPE_CHECKING:
@@ -88,6 +88,10 @@ class GatedTransaction:
     def __init__(self, inner: PostgresTransaction, gate: Gate) -> None:
         self._inner = inner
         self._gate = gate
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._inner.dialect
 
     async def step(self, what: str) -> None:
         # A transaction function may wait for nothing but its transaction, and here the gate is a part of it.

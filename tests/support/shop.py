@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from paidonce import checkout, inbox, recovery, refunds
+from paidonce import checkout, inbox, notes, recovery, refunds
 from paidonce.core import Actor, Core, Policy
 from paidonce.errors import OutcomeUnknown
 from paidonce.gateways.base import HttpRequest, HttpResponse
@@ -361,5 +361,5 @@ def open_shop(
     """
     transport = WatchedTransport(SandboxTransport(twins, clock, SANDBOX_URL))
     gateways = configure_all({**sandbox_environment(SANDBOX_URL), **(settings or {})}, transport, clock)
-    core = Core(db, gateways, SqlStore(), clock, RandomIds(), policy or Policy())
+    core = notes.hand_out(Core(db, gateways, SqlStore(), clock, RandomIds(), policy or Policy()))
     return Shop(core, clock, transport, twins)

@@ -88,11 +88,11 @@ async def test_an_order_is_found_by_whatever_names_it_and_by_nothing_else(till: 
     await till.paid("stripe")
     refund = (await till.refund(payment_id, 100)).refund
     for text in (order.id, order.number, f" {order.number.lower()} ", payment_id, await till.ref(payment_id)):
-        assert await till.core.db.read(explain.find_order, text) == order.id, text
+        assert await till.core.db.read(explain.find_order, till.core.store, text) == order.id, text
     for text in (refund.id, str(refund.gateway_ref)):
-        assert await till.core.db.read(explain.find_order, text) == order.id, text
+        assert await till.core.db.read(explain.find_order, till.core.store, text) == order.id, text
     for text in ("", "  ", "PO-NOTHING", "%", "x' OR 1=1 --", "a\x00b", "\n"):
-        assert await till.core.db.read(explain.find_order, text) is None, text
+        assert await till.core.db.read(explain.find_order, till.core.store, text) is None, text
 
 
 async def test_an_order_that_is_not_there_is_not_explained(till: Shop) -> None:

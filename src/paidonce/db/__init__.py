@@ -35,11 +35,14 @@ async def connect(url: str) -> Database:
     return await PostgresDatabase.open(url)
 
 
-async def migrate(url: str) -> None:
-    """Bring the schema up to date; safe from several processes at once. Raises what `connect` raises."""
+async def migrate(url: str, *, store_tables: bool = True) -> None:
+    """Bring the schema up to date; safe from several processes at once. Raises what `connect` raises.
+
+    A shop with orders and stock of its own leaves the built-in shop's tables out by `store_tables=False`, each time.
+    """
     from paidonce.db import migration
 
-    await migration.migrate(url)
+    await migration.migrate(url, store_tables=store_tables)
 
 
 async def pending(where: str | Database) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -34,24 +34,29 @@ T = TypeVar("T")
 # Not Alembic's own name, because a shop may keep its tables, and its Alembic, in the same database.
 VERSION_TABLE = "paidonce_alembic_version"
 # Any number that nobody else uses as an advisory lock.
-_LOCK_KEY = 7_021_934_556_120_483
+LOCK_KEY = 7_021_934_556_120_483
 _LOCK_SECONDS = 60
+_DUPLICATE_TABLE = "42P07"
 _VERSION_TABLE_EXISTS = {
     "sqlite": f"SELECT 1 AS found FROM sqlite_master WHERE type = 'table' AND name = '{VERSION_TABLE}'",  # noqa: S608
     "postgresql": f"SELECT 1 AS found WHERE to_regclass('{VERSION_TABLE}') IS NOT NULL",
 }
 
 
-async def migrate(url: str) -> None:
+async def migrate(url: str, *, store_tables: bool = True) -> None:
     """Upgrade to the newest revision in one transaction; processes that do it at once wait for each other.
+
+    Without `store_tables` the built-in shop's tables (`tables.STORE_TABLES`) are left out: a shop with its own has no
+    use for them, and may have others of the same names.
 
     Raises `ConfigError` for a wrong URL or a database made by a newer version, `DatabaseDown` if it can't be reached.
     """
     path = sqlite_path(url)
+    work = partial(upgrade, store_tables=store_tables)
     if path is None:
-        await _on_postgres(url, _upgrade)
+        await _on_postgres(url, work)
     else:
-        await asyncio.to_thread(_on_sqlite, path, _upgrade)
+        await asyncio.to_thread(_on_sqlite, path, work)
 
 
 async def pending(where: str | Database) -> bool:
@@ -85,7 +90,7 @@ def draft(message: str) -> None:
     with TemporaryDirectory() as folder:
 
         def write(connection: sa.Connection) -> None:
-            _upgrade(connection)
+            upgrade(connection)
             command.revision(_config(connection), message, autogenerate=True, rev_id=number)
 
         _on_sqlite(Path(folder) / "draft.db", write)
@@ -98,17 +103,28 @@ async def _revision(tx: Transaction, dialect: str) -> str | None:
     return None if row is None else str(row["version_num"])
 
 
-def _config(connection: sa.Connection | None = None) -> Config:
+def _config(connection: sa.Connection | None = None, *, store_tables: bool = True) -> Config:
     config = Config()
     # Alembic reads % as interpolation, and an installation's path may hold one.
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.set_main_option("file_template", "r%%(rev)s_%%(slug)s")
     config.attributes["connection"] = connection
     config.attributes["version_table"] = VERSION_TABLE
+    # Revisions that touch the built-in shop's tables ask for it.
+    config.attributes["store_tables"] = store_tables
     return config
 
 
-def _upgrade(connection: sa.Connection) -> None:
+def revisions() -> tuple[str, ...]:
+    """All revisions, oldest first."""
+    return tuple(str(one.revision) for one in reversed(list(ScriptDirectory.from_config(_config()).walk_revisions())))
+
+
+def upgrade(connection: sa.Connection, *, store_tables: bool = True, revision: str = "head") -> None:
+    """Upgrade to `revision` in the connection's transaction, unless the schema is as new already.
+
+    Raises `ConfigError` for a schema that this version does not know.
+    """
     from alembic.runtime.migration import MigrationContext
     from alembic.util import CommandError
 
@@ -123,7 +139,7 @@ def _upgrade(connection: sa.Connection) -> None:
                 " (the demo's lies in var/)."
             ]
         ) from None
-    command.upgrade(_config(connection), "head")
+    command.upgrade(_config(connection, store_tables=store_tables), revision)
 
 
 def _on_sqlite(path: Path, work: Callable[[sa.Connection], T]) -> T:
@@ -142,6 +158,8 @@ def _on_sqlite(path: Path, work: Callable[[sa.Connection], T]) -> T:
             connection.commit()
             return result
     except sa.exc.OperationalError as error:
+        if "already exists" in str(error.orig):
+            raise _taken(str(error.orig)) from error
         raise DatabaseDown(f"{path} could not be migrated: {error.orig}") from error
     finally:
         engine.dispose()
@@ -158,10 +176,24 @@ async def _on_postgres(url: str, work: Callable[[sa.Connection], T]) -> T:
     try:
         async with engine.begin() as connection:
             await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
-            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_KEY})")
             return await connection.run_sync(work)
+    except sa.exc.ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) == _DUPLICATE_TABLE:
+            raise _taken(str(error.orig)) from error
+        raise
     finally:
         await engine.dispose()
+
+
+def _taken(problem: str) -> ConfigError:
+    return ConfigError(
+        [
+            f"PAIDONCE_DATABASE_URL: a table of somebody else is in the way ({problem}). A shop with orders and stock"
+            " of its own names its store in PAIDONCE_STORE, and the built-in shop's tables are left out; for another"
+            " table give paidonce a schema of its own: postgresql://…/name?search_path=paidonce,public"
+        ]
+    )
 
 
 if __name__ == "__main__":

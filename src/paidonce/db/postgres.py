@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import asyncpg
@@ -19,7 +19,7 @@ import asyncpg
 from paidonce.db.driving import Usable, WroteInsideRead, run_awaiting
 from paidonce.db.sql import locking, numbered, parse
 from paidonce.errors import CommitUnknown, ConfigError, Conflict, DatabaseDown
-from paidonce.ports import Params, Row, Transaction, assert_outside_transaction
+from paidonce.ports import Dialect, Params, Row, Transaction, assert_outside_transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,6 +69,8 @@ class _Collision(DatabaseDown):
 
 class PostgresTransaction(Usable):
     """One open transaction on a pooled connection. See `ports.Transaction`."""
+
+    dialect: Dialect = "postgresql"
 
     def __init__(self, connection: Connection, *, writable: bool) -> None:
         super().__init__()
@@ -127,7 +129,7 @@ class PostgresTransaction(Usable):
 class PostgresDatabase:
     """`ports.Database` on PostgreSQL. It belongs to the event loop that opened it."""
 
-    dialect: Literal["sqlite", "postgresql"] = "postgresql"
+    dialect: Dialect = "postgresql"
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -50,6 +50,17 @@ def parse(sql: str) -> Statement:
     return Statement(_TOKEN.sub(number, sql), tuple(names))
 
 
+@lru_cache(maxsize=1024)
+def pyformat(sql: str) -> str:
+    """`sql` with each `:name` as `%(name)s`, and with `%` doubled, for drivers that format their statements."""
+
+    def write(match: re.Match[str]) -> str:
+        name = match["name"]
+        return match[0] if name is None else f"%({name})s"
+
+    return _TOKEN.sub(write, sql.replace("%", "%%"))
+
+
 def named(sql: str, params: Params | None) -> dict[str, Any]:
     """The values that `sql` names, and no others. Raises `MissingParameter`."""
     given = params or {}

@@ -29,12 +29,12 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from paidonce.db.driving import Usable, WroteInsideRead, run_at_once
 from paidonce.db.sql import named
 from paidonce.errors import CommitUnknown, Conflict, DatabaseDown
-from paidonce.ports import Params, Row, Transaction, assert_outside_transaction
+from paidonce.ports import Dialect, Params, Row, Transaction, assert_outside_transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,6 +72,8 @@ _HINT = "check the disk's free space, the file's permissions and that no other p
 
 class SqliteTransaction(Usable):
     """One open transaction on a thread's connection. Its methods never suspend. See `ports.Transaction`."""
+
+    dialect: Dialect = "sqlite"
 
     def __init__(self, connection: sqlite3.Connection, *, writable: bool) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class SqliteTransaction(Usable):
             self._fail(error)
 
     def _fail(self, error: sqlite3.Error) -> NoReturn:
-        self.failure = _translate(error, writable=self._writable)
+        self.failure = translate(error, writable=self._writable)
         if self.failure is error:
             raise error
         raise self.failure from error
@@ -166,7 +168,7 @@ class _Job:
 class SqliteDatabase:
     """`ports.Database` on one SQLite file (WAL, `synchronous=FULL`, foreign keys on)."""
 
-    dialect: Literal["sqlite", "postgresql"] = "sqlite"
+    dialect: Dialect = "sqlite"
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
@@ -273,7 +275,7 @@ class _Writer:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
                 if _code(error) not in _BUSY_CODES or time.monotonic() > job.deadline:
-                    job.error = _translate(error, writable=True)
+                    job.error = translate(error, writable=True)
                     return False
             else:
                 return True
@@ -461,7 +463,7 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _translate(error: sqlite3.Error, *, writable: bool) -> Exception:
+def translate(error: sqlite3.Error, *, writable: bool) -> Exception:
     """The error that callers know; what is nobody's but the programmer's stays as it is."""
     # A wrong type in a STRICT table is a bug, not a conflict.
     if getattr(error, "sqlite_errorcode", 0) == _CONSTRAINT_DATATYPE:

@@ -63,6 +63,8 @@ def _one_of(column: str, *words: str) -> CheckConstraint:
 _PAYMENT = ("created", "awaiting_buyer", "processing", "authorized", "captured", "failed", "canceled", "held")
 _OPEN_PAYMENT = text("status IN ('created', 'awaiting_buyer', 'processing', 'authorized')")
 
+_HELD_GOODS = text("state = 'held'")
+
 # ── People (the built-in accounts; a host application brings its own) ──────────
 users = _table(
     "users",
@@ -161,6 +163,24 @@ holds = _table(
     CheckConstraint("quantity > 0", name="quantity_positive"),
     Index("ix_holds_sku_expires_at", "sku", "expires_at"),
     Index("ix_holds_expires_at", "expires_at"),
+)
+
+# What `store.HostStore` keeps for a shop with tables of its own. Only the ids are known here.
+reservations = _table(
+    "reservations",
+    Column("order_id", Text, primary_key=True),
+    Column("sku", Text, primary_key=True),
+    Column("quantity", Big, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("expires_at", Big, nullable=False),
+    _one_of("state", "held", "taken", "returned"),
+    CheckConstraint("quantity > 0", name="quantity_positive"),
+    Index("ix_reservations_sku", "sku", sqlite_where=_HELD_GOODS, postgresql_where=_HELD_GOODS),
+    Index("ix_reservations_expires_at", "expires_at", sqlite_where=_HELD_GOODS, postgresql_where=_HELD_GOODS),
+)
+# What a shop with tables of its own does without; `migrate(…, store_tables=False)` leaves them out.
+STORE_TABLES = frozenset(
+    {"users", "sessions", "products", "stock", "stock_movements", "orders", "order_lines", "holds"}
 )
 
 # ── Payments (orders are referred to by id only, since a host may keep them in tables of its own) ──────────
@@ -366,8 +386,24 @@ deliveries = _table(
     ),
 )
 
+# The notebooks of gateways that have no counterpart to ask (`gateways.base.Notes`).
+gateway_notes = _table(
+    "gateway_notes",
+    Column("gateway", Text, primary_key=True),
+    Column("ref", Text, primary_key=True),
+    Column("number", Big, primary_key=True),  # 1, 2, …: whoever writes after having read less than all is refused.
+    Column("kind", Text, nullable=False),
+    Column("value", Text, nullable=False),  # JSON, for the gateway to read again.
+    Column("text", Text, nullable=False),  # One sentence, for people.
+    Column("key", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", Big, nullable=False),
+    UniqueConstraint("gateway", "ref", "key"),
+    CheckConstraint("number > 0", name="number_positive"),
+)
+
 # What was written there is never changed or deleted, not even by our own mistake.
-APPEND_ONLY = ("stock_movements", "journal_entries", "journal_postings", "history")
+APPEND_ONLY = ("stock_movements", "journal_entries", "journal_postings", "history", "gateway_notes")
 
 _SQLITE_TRIGGER = """
 CREATE TRIGGER {table}_no_{verb_lower} BEFORE {verb} ON {table}

@@ -16,7 +16,10 @@ from paidonce.gateways.transport import AiohttpTransport
 from paidonce.ports import SystemClock
 
 # Of the shop's settings, only these may come from outside: a demo must never reach a real shop's database.
-_KEPT = frozenset({"PAIDONCE_GATEWAYS", "PAIDONCE_HOLD_MINUTES", "PAIDONCE_LOG_FORMAT", "PAIDONCE_SHOP_NAME"})
+_KEPT = frozenset(
+    {"PAIDONCE_ALLOWED_ORIGINS", "PAIDONCE_GATEWAYS", "PAIDONCE_HOLD_MINUTES", "PAIDONCE_LOG_FORMAT"}
+    | {"PAIDONCE_SHOP_NAME"}
+)
 
 
 @dataclass(frozen=True, slots=True)

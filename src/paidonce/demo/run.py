@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from paidonce import db, serving
+from paidonce import db, notes, serving
 from paidonce.app import create_app
 from paidonce.config import load_settings
+from paidonce.core import Core
 from paidonce.demo import books, once, report, servers
 from paidonce.demo.folder import DataFolder, DemoEnvironment, demo_environment
 from paidonce.errors import ConfigError, GatewayError
@@ -22,7 +23,8 @@ from paidonce.gateways.base import Gateway, Provider
 from paidonce.gateways.registry import configure_all, providers
 from paidonce.gateways.transport import AiohttpTransport
 from paidonce.logs import configure_logging
-from paidonce.ports import SystemClock
+from paidonce.ports import RandomIds, SystemClock
+from paidonce.store import SqlStore
 from paidonce.web.seed import BUYER, STAFF, seed_demo
 
 Work = Callable[[Mapping[str, Gateway]], Awaitable[None]]
@@ -115,24 +117,30 @@ async def _refuse_live(gateways: Mapping[str, Gateway]) -> None:
 
 async def _live_and_check(ready: _Ready, console: Console) -> bool:
     transport = AiohttpTransport(SystemClock())
-    credentials = {"email": BUYER.email, "password": BUYER.password}
+    credentials, staff = ({"email": one.email, "password": one.password} for one in (BUYER, STAFF))
     try:
         lived = await once.pay_everywhere(
-            ready.providers, ready.environment, transport, shop_url=ready.shop_url, credentials=credentials
+            ready.providers,
+            ready.environment,
+            transport,
+            shop_url=ready.shop_url,
+            credentials=credentials,
+            staff=staff,
         )
     finally:
         await transport.close()
     database = await db.connect(ready.environment.values["PAIDONCE_DATABASE_URL"])
     try:
         kept = await database.read(books.read_books)
+        found = books.differences(kept)
+
+        async def compare(gateways: Mapping[str, Gateway]) -> None:
+            notes.hand_out(Core(database, gateways, SqlStore(), SystemClock(), RandomIds()))
+            found.extend(await books.differences_with_gateways(kept, gateways))
+
+        await _with_gateways(ready.environment, compare)
     finally:
         await database.close()
-    found = books.differences(kept)
-
-    async def compare(gateways: Mapping[str, Gateway]) -> None:
-        found.extend(await books.differences_with_gateways(kept, gateways))
-
-    await _with_gateways(ready.environment, compare)
     report.outcome(console, lived, kept, found)
     return not lived.problems and not found
 

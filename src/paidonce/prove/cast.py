@@ -20,6 +20,7 @@ class Cast(Protocol):
     """Buyers, banks and the dashboard of one gateway, acting on its offline twin.
 
     Objects are named by their number (`#0` is the first of its kind), so that a story can be replayed and shortened.
+    Gateways are numbered as well: a cast may say `joined` (an integer, else 0), and stands behind all with a lower one.
     """
 
     calls: tuple[str, ...]  # Which methods of the protocol make calls: each is a place where a process may end.

@@ -8,19 +8,23 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from starlette.responses import JSONResponse, Response
 
-from paidonce import aftersales, captures, checkout, explain, payments, refunds
+from paidonce import aftersales, captures, checkout, desk, explain, payments, refunds
 from paidonce.core import Core
 from paidonce.errors import InvalidRequest, NotFound
 from paidonce.payments import Payment
 from paidonce.ports import Transaction
 from paidonce.store import OrderView, SqlStore
-from paidonce.web import auth, models
+from paidonce.web import auth, models, offers, origins
 from paidonce.web.accounts import User
 from paidonce.web.auth import SignedIn, Staff
 from paidonce.web.models import Attempt
-from paidonce.web.shop import Shop, shop_of
+from paidonce.web.shop import Shop, Wiring, shop_of, wiring_of
 
+# Nothing that can't be an id reaches the database; it is answered like an id that does not exist.
 _ID = re.compile(r"[a-z]{2,8}_[0-9a-z]{10,40}")
+# A host numbers its orders as it likes.
+_ORDER_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_ACTION = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REQUEST_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -30,21 +34,18 @@ def is_id(value: str) -> bool:
     return _ID.fullmatch(value) is not None
 
 
-def _known_id(value: str, what: str) -> str:
-    """Nothing that can't be one of our ids reaches the database; it is answered like an id that does not exist."""
-    if not is_id(value):
-        raise NotFound(f"We could not find this {what}.")
-    return value
-
-
 def order_id_in_path(order_id: str) -> str:
     """The order named by the address."""
-    return _known_id(order_id, "order")
+    if not _ORDER_ID.fullmatch(order_id):
+        raise NotFound("We could not find this order.")
+    return order_id
 
 
 def payment_id_in_path(payment_id: str) -> str:
     """The payment named by the address."""
-    return _known_id(payment_id, "payment")
+    if not is_id(payment_id):
+        raise NotFound("We could not find this payment.")
+    return payment_id
 
 
 def sku_in_path(sku: str) -> str:
@@ -66,16 +67,25 @@ def request_key_in_header(idempotency_key: Annotated[str | None, Header()] = Non
     return request_key(idempotency_key)
 
 
+def action_in_path(name: str) -> str:
+    """The action named by the address."""
+    if not _ACTION.fullmatch(name):
+        raise NotFound("There is nothing of this name to enter.")
+    return name
+
+
 OrderId = Annotated[str, Depends(order_id_in_path)]
 PaymentId = Annotated[str, Depends(payment_id_in_path)]
+ActionName = Annotated[str, Depends(action_in_path)]
 RequestKey = Annotated[str | None, Depends(request_key_in_header)]
 ProductSku = Annotated[str, Depends(sku_in_path)]
 ShopDep = Annotated[Shop, Depends(shop_of)]
+WiringDep = Annotated[Wiring, Depends(wiring_of)]
 
 
-def core_of(shop: ShopDep) -> Core:
+def core_of(wiring: WiringDep) -> Core:
     """The running core."""
-    return shop.running
+    return wiring.running
 
 
 CoreDep = Annotated[Core, Depends(core_of)]
@@ -204,17 +214,25 @@ async def explain_order(order_id: OrderId, user: Staff, core: CoreDep) -> models
 # ── Payments ──────────
 
 
+async def list_payment_methods(
+    order_id: OrderId, user: SignedIn, core: CoreDep, wiring: WiringDep
+) -> models.PaymentMethodsOut:
+    """The ways to pay one of the buyer's own orders, with the elements that a page needs for them."""
+    order = await core.db.read(offers.payable_order, core.store, order_id, user.id)
+    return models.PaymentMethodsOut.of(order, offers.offers(wiring, order))
+
+
 async def start_payment(
-    order_id: OrderId, body: models.NewPayment, user: SignedIn, core: CoreDep, shop: ShopDep
+    order_id: OrderId, body: models.NewPayment, user: SignedIn, core: CoreDep, wiring: WiringDep
 ) -> Response:
     """Open a payment of an order: 201, or 200 with the same payment if it is open already."""
+    back = wiring.return_url(order_id)
+    if body.return_url is not None:
+        back = origins.checked_return_url(wiring.settings, body.return_url)
+    # The same address for who agreed and who turned back: there the gateway is asked, and nobody else believed.
+    news = wiring.url(f"/webhooks/{body.gateway}")
     started = await checkout.start(
-        core,
-        order_id,
-        body.gateway,
-        user.actor,
-        return_url=shop.url(f"/orders/{order_id}/return?payment={{payment}}"),
-        cancel_url=shop.url(f"/orders/{order_id}/pay?back=1"),
+        core, order_id, body.gateway, user.actor, return_url=back, cancel_url=back, webhook_url=news
     )
     return JSONResponse(models.StartedOut.of(started).model_dump(), 201 if started.created else 200)
 
@@ -279,4 +297,17 @@ async def void_payment(
 ) -> Response:
     """Release reserved money, or end a payment that holds none (staff). 202 while the outcome is unknown."""
     result = await captures.release(core, payment_id, user.actor)
+    return JSONResponse(models.ResultOut.of(result).model_dump(), 202 if result.unknown else 200)
+
+
+async def show_actions(payment_id: PaymentId, user: Staff, core: CoreDep) -> models.StaffSheetOut:
+    """What staff can enter about a payment whose gateway learns from them, such as money that arrived (staff)."""
+    return models.StaffSheetOut.of(await desk.sheet(core, payment_id, user.actor))
+
+
+async def act_on_payment(
+    payment_id: PaymentId, name: ActionName, body: models.StaffEntry, *, user: Staff, core: CoreDep, key: RequestKey
+) -> Response:
+    """Enter something about a payment and settle what follows (staff). The same key again is the same entry."""
+    result = await desk.act(core, payment_id, user.actor, name, body.params, seen=body.seen, request_key=key)
     return JSONResponse(models.ResultOut.of(result).model_dump(), 202 if result.unknown else 200)

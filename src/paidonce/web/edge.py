@@ -1,4 +1,4 @@
-"""What every request passes, in one place: its id and log line, the body's bounds, the same-origin rule, the headers.
+"""What every request passes, in one place: its id and log line, the body's bounds, who may call, the headers.
 
 It is plain ASGI and the outermost layer of ours, so that no answer leaves without the security headers, not even the
 one to an unexpected error.
@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paidonce.config import Settings
 from paidonce.errors import Forbidden, Problem
-from paidonce.web import problems
+from paidonce.web import origins, problems
 
 LARGEST_BODY_BYTES = 64 * 1024
 # Gateways send whole objects; the largest known are far below this.
@@ -64,17 +65,20 @@ class Edge:
             # Answered like GET; the server leaves the body out.
             scope = {**scope, "method": "GET"}
         answer = _Answer(scope, send, self._settings, method)
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=answer.request_id)
-        try:
-            await self._handle(scope, receive, answer)
-        finally:
-            answer.write_log()
+        # Bound for this request alone: a host may keep words of its own there.
+        with structlog.contextvars.bound_contextvars(request_id=answer.request_id):
+            try:
+                await self._handle(scope, receive, answer)
+            finally:
+                answer.write_log()
 
     async def _handle(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         connection = HTTPConnection(scope)
         try:
-            self._check_origin(scope["method"], connection.headers)
+            if origins.is_preflight(self._settings, scope["method"], scope["path"], connection.headers):
+                await Response(status_code=204)(scope, receive, answer.send)
+                return
+            self._check_origin(scope["method"], scope["path"], connection.headers)
             largest = LARGEST_WEBHOOK_BYTES if scope["path"].startswith(WEBHOOKS) else LARGEST_BODY_BYTES
             body = await _read_body(receive, connection.headers, largest)
             _check_content_type(scope["path"], connection.headers, body)
@@ -89,9 +93,12 @@ class Edge:
                 raise
             await problems.unexpected(connection, error)(scope, receive, answer.send)
 
-    def _check_origin(self, method: str, headers: Headers) -> None:
-        """Refuse what another site makes a browser send. Clients without a browser send neither header."""
-        if method in _SAFE_METHODS:
+    def _check_origin(self, method: str, path: str, headers: Headers) -> None:
+        """Refuse what another site makes a browser send. Clients without a browser send neither header.
+
+        A listed front end may call the API and nothing else: forms of pages stay the shop's own.
+        """
+        if method in _SAFE_METHODS or origins.may_call(self._settings, path, headers):
             return
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site is not None:
@@ -133,15 +140,10 @@ class _Answer:
     def _add_headers(self, headers: MutableHeaders) -> None:
         extra: Mapping[str, Iterable[str]] = self._scope.get("paidonce.csp", {})
         headers["X-Request-Id"] = self.request_id
-        headers["Content-Security-Policy"] = content_security_policy(extra)
-        headers["Permissions-Policy"] = permissions_policy(extra)
-        headers["Cross-Origin-Opener-Policy"] = "same-origin-allow-popups"
-        headers["Cross-Origin-Resource-Policy"] = "same-origin"
-        # The origin alone: no path or query of ours ever reaches another site.
-        headers["Referrer-Policy"] = "strict-origin"
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["X-Frame-Options"] = "DENY"
+        for name, value in page_headers(extra).items():
+            headers[name] = value
         headers.setdefault("Cache-Control", "no-store")
+        origins.tell(self._settings, self._method, self._scope["path"], Headers(scope=self._scope), headers)
         if self._settings.https:
             headers["Strict-Transport-Security"] = "max-age=63072000; includeSubDomains"
 
@@ -154,6 +156,20 @@ class _Answer:
             status=self.status,
             ms=round((time.perf_counter() - self._began) * 1000, 1),
         )
+
+
+def page_headers(extra: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """The security headers of an answer whose page needs the sources in `extra`."""
+    return {
+        "Content-Security-Policy": content_security_policy(extra),
+        "Permissions-Policy": permissions_policy(extra),
+        "Cross-Origin-Opener-Policy": "same-origin-allow-popups",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        # The origin alone: no path or query of ours ever reaches another site.
+        "Referrer-Policy": "strict-origin",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+    }
 
 
 def content_security_policy(extra: Mapping[str, Iterable[str]]) -> str:
@@ -212,8 +228,13 @@ def _check_content_type(path: str, headers: Headers, body: bytes) -> None:
 
 def add_sources(scope: MutableMapping[str, Any], policies: Iterable[Mapping[str, Iterable[str]]]) -> None:
     """Allow the sources that the page's components name, for this answer only."""
+    scope["paidonce.csp"] = merged_sources(policies)
+
+
+def merged_sources(policies: Iterable[Mapping[str, Iterable[str]]]) -> dict[str, tuple[str, ...]]:
+    """The sources of all policies, by directive."""
     merged: dict[str, tuple[str, ...]] = {}
     for policy in policies:
         for directive, sources in policy.items():
             merged[directive] = tuple(dict.fromkeys((*merged.get(directive, ()), *sources)))
-    scope["paidonce.csp"] = merged
+    return merged

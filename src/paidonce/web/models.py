@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from paidonce.aftersales import Dispute, Refund
 from paidonce.checkout import PaymentView, Result, Started
+from paidonce.gateways.base import LONGEST_STAFF_TEXT, StaffAction, StaffSheet
 from paidonce.money import LARGEST_MINOR
 from paidonce.payments import Payment
 from paidonce.ports import SECOND, Microseconds
@@ -18,6 +19,10 @@ from paidonce.refunds import LONGEST_REASON, RefundResult
 from paidonce.states import OrderStatus, PaymentStatus, RefundStatus
 from paidonce.store import LARGEST_QUANTITY, MOST_LINES, OrderView, Product
 from paidonce.web.accounts import User
+from paidonce.web.origins import LONGEST_RETURN_URL
+
+if TYPE_CHECKING:
+    from paidonce.web.offers import Offer, Payable
 
 
 class _In(BaseModel):
@@ -58,9 +63,14 @@ class NewOrder(_In):
 
 
 class NewPayment(_In):
-    """Which gateway to pay with."""
+    """Which gateway to pay with, and where a redirect brings the buyer back to: the shop's own page if missing.
+
+    `return_url` is absolute, leads to the shop or to a front end in PAIDONCE_ALLOWED_ORIGINS, and its query ends with
+    `payment={payment}`, where the payment's id is put in.
+    """
 
     gateway: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z][a-z0-9_]*$")]
+    return_url: Annotated[str, Field(max_length=LONGEST_RETURN_URL)] | None = None
 
 
 class StockAdjustment(_In):
@@ -91,6 +101,19 @@ class NewCapture(_In):
     """How much of the reserved money to take, in minor units; all of it if missing."""
 
     amount: Amount | None = None
+
+
+class StaffEntry(_In):
+    """What staff enter about a payment: its fields, and the number of the sheet on which they decided it.
+
+    Amounts count minor units of the payment's currency.
+    """
+
+    seen: Annotated[int, Field(ge=0, le=1_000_000)]
+    params: Annotated[
+        dict[Annotated[str, Field(max_length=40)], Amount | Annotated[str, Field(max_length=LONGEST_STAFF_TEXT)]],
+        Field(max_length=10),
+    ] = {}
 
 
 class Nothing(_In):
@@ -267,6 +290,51 @@ class PaymentOut(BaseModel):
         )
 
 
+class PaymentMethodOut(BaseModel):
+    """A way to pay: put `attributes` on `element`, which the ES module at `module` (a path of this shop) defines.
+
+    `unavailable` says to the buyer why this order can't be paid this way; otherwise it is null.
+    """
+
+    gateway: str
+    title: str
+    element: str
+    module: str
+    attributes: dict[str, str]
+    unavailable: str | None
+
+    @classmethod
+    def of(cls, offer: Offer) -> PaymentMethodOut:
+        """From the offer."""
+        return cls(
+            gateway=offer.name,
+            title=offer.title,
+            element=offer.element,
+            module=offer.module,
+            attributes=dict(offer.attributes),
+            unavailable=offer.unavailable,
+        )
+
+
+class PaymentMethodsOut(BaseModel):
+    """The ways to pay an order; `amount` counts minor units of `currency`."""
+
+    order_id: str
+    amount: int
+    currency: str
+    methods: list[PaymentMethodOut]
+
+    @classmethod
+    def of(cls, order: Payable, offers: Sequence[Offer]) -> PaymentMethodsOut:
+        """From the order and its offers."""
+        return cls(
+            order_id=order.id,
+            amount=order.total.minor,
+            currency=order.total.currency,
+            methods=[PaymentMethodOut.of(offer) for offer in offers],
+        )
+
+
 class StartedOut(BaseModel):
     """An open payment and what the browser needs to confirm it; `client` depends on the gateway."""
 
@@ -298,6 +366,65 @@ class ResultOut(BaseModel):
             order_status=result.order_status,
             recoverable=result.recoverable,
             message=result.message,
+        )
+
+
+class StaffParamOut(BaseModel):
+    """A field of an entry; `kind` is `amount` (minor units) or `text`."""
+
+    name: str
+    label: str
+    kind: str
+    required: bool
+    hint: str
+
+
+class StaffActionOut(BaseModel):
+    """Something that staff can enter about a payment now. `given` goes back in `params` unchanged."""
+
+    name: str
+    title: str
+    summary: str
+    params: list[StaffParamOut]
+    given: dict[str, str]
+
+    @classmethod
+    def of(cls, action: StaffAction) -> StaffActionOut:
+        """From the gateway's offer."""
+        params = [
+            StaffParamOut(name=one.name, label=one.label, kind=one.kind, required=one.required, hint=one.hint)
+            for one in action.params
+        ]
+        return cls(
+            name=action.name, title=action.title, summary=action.summary, params=params, given=dict(action.given)
+        )
+
+
+class FactOut(BaseModel):
+    """One line of what is known."""
+
+    label: str
+    text: str
+
+
+class StaffSheetOut(BaseModel):
+    """What staff can know and enter about a payment now; `seen` goes back with an entry."""
+
+    seen: int
+    facts: list[FactOut]
+    to_do: str | None
+    actions: list[StaffActionOut]
+
+    @classmethod
+    def of(cls, sheet: StaffSheet | None) -> StaffSheetOut:
+        """From the gateway's sheet; empty for a gateway that needs no staff."""
+        if sheet is None:
+            return cls(seen=0, facts=[], to_do=None, actions=[])
+        return cls(
+            seen=sheet.seen,
+            facts=[FactOut(label=label, text=text) for label, text in sheet.facts],
+            to_do=sheet.to_do,
+            actions=[StaffActionOut.of(action) for action in sheet.actions],
         )
 
 

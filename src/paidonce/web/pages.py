@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from fastapi import Request
@@ -16,16 +15,16 @@ from paidonce.errors import (
     GatewayUnavailable,
     InvalidRequest,
     NotFound,
+    OrderClosed,
     PaymentInProgress,
     Problem,
     SoldOut,
 )
-from paidonce.gateways.base import CaptureMethod, Component, Gateway
-from paidonce.money import MoneyError
+from paidonce.gateways.base import CaptureMethod
 from paidonce.payments import Payment
 from paidonce.states import OrderStatus, PaymentStatus
-from paidonce.store import LARGEST_QUANTITY, OrderView
-from paidonce.web import accounts, aftermath, api, auth, basket, edge, reference, views
+from paidonce.store import LARGEST_QUANTITY
+from paidonce.web import accounts, aftermath, api, auth, basket, edge, offers, reference, views
 from paidonce.web.accounts import User
 from paidonce.web.api import CoreDep, OrderId, ShopDep
 from paidonce.web.auth import MaybeUser
@@ -34,7 +33,8 @@ from paidonce.web.models import Attempt
 from paidonce.web.shop import Shop
 
 # The money may still move in these, so the page keeps asking.
-_UNDER_WAY = frozenset({PaymentStatus.PROCESSING, PaymentStatus.AUTHORIZED})
+_UNDER_WAY = offers.UNDER_WAY
+_CAME_BACK = "You came back without paying. Your order is unchanged; choose how to pay below."
 
 # ── Catalogue and basket ──────────
 
@@ -225,6 +225,7 @@ async def show_order(request: Request, order_id: OrderId, user: MaybeUser, core:
         reserved=under_way is not None and _waits_for_staff(under_way),
         held=next((one for one in attempts if _is_held(one.payment)), None),
         comes_back=any(one.payment.is_owed for one in attempts),
+        awaited=any(one.payment.is_awaited for one in attempts),
         came_back=any(one.payment.owed_to_buyer for one in attempts),
         declined=_declined(attempts),
         images=await _images(core, shop),
@@ -261,18 +262,6 @@ async def cancel_order(request: Request, order_id: OrderId, user: MaybeUser, cor
 # ── Paying ──────────
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """One way to pay: its element with all attributes, or the reason why it can't be used for this order."""
-
-    name: str
-    title: str
-    element: str
-    module: str
-    attributes: Mapping[str, str]
-    unavailable: str | None
-
-
 async def pay(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
     """The pay page with every gateway's component side by side."""
     here = f"/orders/{order_id}"
@@ -280,17 +269,19 @@ async def pay(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDe
         return to_sign_in(f"{here}/pay")
     if request.query_params:
         # A gateway sent the buyer back and added its own values; the address is cleaned before anything loads.
-        back = "You came back without paying. Your order is unchanged; choose how to pay below."
-        return told(shop, f"{here}/pay", back, "info")
+        return told(shop, f"{here}/pay", _CAME_BACK, "info")
     order, attempts = await core.db.read(api.own_order, shop.store, order_id, user)
-    settled = order.status not in (OrderStatus.OPEN, OrderStatus.PENDING)
-    busy = _first(attempts, _UNDER_WAY) or any(_is_held(one.payment) for one in attempts)
-    if settled or busy or order.user_id != user.id or any(one.payment.is_owed for one in attempts):
+    try:
+        offers.refuse_unpayable(order, [one.payment for one in attempts], user.id)
+    except (NotFound, AlreadyPaid, OrderClosed, PaymentInProgress):
+        # The order's own page says why.
         return views.go_to(here)
-    offers = [_offer(shop, shop.gateways[name], part, order) for name, part in shop.components.items()]
-    usable = [shop.components[offer.name] for offer in offers if offer.unavailable is None]
+    ways = offers.offers(shop, order)
+    usable = [shop.components[way.name] for way in ways if way.unavailable is None]
     edge.add_sources(request.scope, [part.csp for part in usable])
-    return views.page(request, "pay.html", user=user, order=order, offers=offers, images=await _images(core, shop))
+    back = {"return-url": shop.return_url(order_id)}
+    images = await _images(core, shop)
+    return views.page(request, "pay.html", user=user, order=order, offers=ways, back=back, images=images)
 
 
 async def pay_return(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
@@ -311,22 +302,13 @@ async def pay_return(request: Request, order_id: OrderId, user: MaybeUser, core:
     except (PaymentInProgress, SoldOut) as problem:
         return told(shop, here, problem.message, "info")
     status = result.payment.status
-    if result.order_status is OrderStatus.PAID or result.unknown or status in _UNDER_WAY | {PaymentStatus.HELD}:
+    # An order is pending as well while its buyer's own transfer is awaited.
+    told_there = result.order_status in (OrderStatus.PAID, OrderStatus.PENDING)
+    if told_there or result.unknown or status in _UNDER_WAY | {PaymentStatus.HELD}:
         return views.go_to(here)
+    if status is PaymentStatus.AWAITING_BUYER and not result.recoverable:
+        return told(shop, f"{here}/pay", _CAME_BACK, "info")
     return told(shop, f"{here}/pay", result.message, "error" if result.recoverable else "info")
-
-
-def _offer(shop: Shop, gateway: Gateway, part: Component, order: OrderView) -> Offer:
-    try:
-        gateway.check_amount(order.total)
-        attributes = gateway.attributes(order.total)
-    except MoneyError:
-        reason = f"{gateway.title} can't take {views.money(order.total)} exactly. Please pay another way."
-        return Offer(gateway.name, gateway.title, part.element, part.module, {}, reason)
-    return_url = shop.url(f"/orders/{order.id}/return?payment={{payment}}")
-    label = f"Pay {views.money(order.total)}"
-    values = {**part.attributes, **attributes, "order": order.id, "return-url": return_url, "label": label}
-    return Offer(gateway.name, gateway.title, part.element, part.module, values, None)
 
 
 # ── Small things ──────────

@@ -17,18 +17,30 @@ from starlette.responses import JSONResponse, Response
 from paidonce.errors import (
     CommitUnknown,
     DatabaseDown,
+    Forbidden,
     GatewayError,
     GatewayUnavailable,
     InvalidRequest,
     NotFound,
+    NotSignedIn,
     Problem,
 )
 from paidonce.logs import scrub_text
 from paidonce.web import health
+from paidonce.web.shop import has_pages
 
 log = structlog.get_logger(__name__)
 
 _MOST_ERRORS_NAMED = 5
+
+ANSWERED: tuple[type[Exception], ...] = (
+    Problem,
+    DatabaseDown,
+    CommitUnknown,
+    GatewayError,
+    HTTPException,
+    RequestValidationError,
+)
 
 
 class MethodNotAllowed(Problem):
@@ -70,11 +82,12 @@ class ServiceUnavailable(Problem):
 
 def install(app: FastAPI) -> None:
     """Answer every error of `app` as a problem document or as a page."""
-    for kind in (Problem, DatabaseDown, CommitUnknown, GatewayError, HTTPException, RequestValidationError):
-        app.add_exception_handler(kind, _answer)
+    for kind in ANSWERED:
+        app.add_exception_handler(kind, answer)
 
 
-async def _answer(request: Request, error: Exception) -> Response:
+async def answer(request: Request, error: Exception) -> Response:
+    """The answer to one of `ANSWERED`."""
     if isinstance(error, DatabaseDown | CommitUnknown):
         health.database_failed(request.app)
     return render(request, to_problem(error), headers=_kept_headers(error))
@@ -152,6 +165,8 @@ def document(problem: Problem, incident: str | None = None) -> dict[str, Any]:
 
 def wants_page(connection: HTTPConnection) -> bool:
     """Whether a person looks at the answer: a browser asks for text/html, and the API is never a page."""
+    if not has_pages(connection):
+        return False
     path = connection.url.path
     is_machine = path.startswith(("/api/", "/assets/")) or path in {"/api", "/healthz", "/readyz", "/openapi.json"}
     return not is_machine and "text/html" in connection.headers.get("accept", "")
@@ -163,6 +178,11 @@ def _from_http(error: HTTPException) -> Problem:
             return NotFound()
         case 405:
             return MethodNotAllowed()
+        case 401 | 302 | 303 | 307:
+            # How hosts say that nobody is signed in, or lead to their sign-in page.
+            return NotSignedIn()
+        case 403:
+            return Forbidden()
         case 400:
             return InvalidRequest("The body is not readable JSON. Send one JSON object in UTF-8.")
         case _:
@@ -170,8 +190,9 @@ def _from_http(error: HTTPException) -> Problem:
 
 
 def _kept_headers(error: Exception) -> Mapping[str, str]:
-    # A 405 has to name the methods that work.
-    return error.headers or {} if isinstance(error, HTTPException) else {}
+    # A 405 has to name the methods that work. Whatever else a host's own refusals carry belongs to its pages.
+    given = error.headers or {} if isinstance(error, HTTPException) else {}
+    return {name: value for name, value in given.items() if name.lower() == "allow"}
 
 
 def _explain(errors: Sequence[Any]) -> str:

@@ -12,10 +12,18 @@ _problems = models.problem_responses
 
 
 def api_router() -> APIRouter:
-    """The JSON API, described at /docs. A host application can include it in its own."""
+    """The JSON API of the built-in shop, described at /docs. A host mounts a part of it: see `mount.Payments`."""
     r = APIRouter()
-    who, cat, ord_, pay = (_tagged(tag) for tag in ("Accounts", "Catalogue", "Orders", "Payments"))
-    user, order, orders, result = models.UserOut, models.OrderOut, list[models.OrderOut], models.ResultOut
+    _add_shop(r)
+    add_payments(r)
+    add_machines(r)
+    return r
+
+
+def _add_shop(r: APIRouter) -> None:
+    """Accounts, catalogue and orders, which a host has of its own."""
+    who, cat, ord_ = (_tagged(tag) for tag in ("Accounts", "Catalogue", "Orders"))
+    user, order, orders = models.UserOut, models.OrderOut, list[models.OrderOut]
 
     r.post("/api/session", **who(user, 201, _problems(401, 422, 429)))(api.sign_in)
     r.delete("/api/session", **who(None, 204))(api.sign_out)
@@ -25,11 +33,20 @@ def api_router() -> APIRouter:
     r.post("/api/orders", **ord_(order, 201, _problems(401, 409, 422)))(api.create_order)
     r.get("/api/orders", **ord_(orders, 200, _problems(401)))(api.list_orders)
     r.get("/api/orders/{order_id}", **ord_(order, 200, _problems(401, 404)))(api.get_order)
+
+
+def add_payments(r: APIRouter) -> None:
+    """All that has to do with paying an order, whoever keeps it."""
+    ord_, pay, result = _tagged("Orders"), _tagged("Payments"), models.ResultOut
     r.post("/api/orders/{order_id}/cancel", **ord_(models.OrderStatusOut, 200, _problems(401, 404, 409)))(
         api.cancel_order
     )
     r.get("/api/orders/{order_id}/explanation", **ord_(models.ExplanationOut, 200, _problems(401, 403, 404)))(
         api.explain_order
+    )
+    ways = models.PaymentMethodsOut
+    r.get("/api/orders/{order_id}/payment-methods", **pay(ways, 200, _problems(401, 404, 409)))(
+        api.list_payment_methods
     )
     start = _problems(401, 404, 409, 422, 429, 503) | _also(200, models.StartedOut, "It is open already.")
     r.post("/api/orders/{order_id}/payments", **pay(models.StartedOut, 201, start))(api.start_payment)
@@ -49,13 +66,20 @@ def api_router() -> APIRouter:
     later = _also(202, result, "The outcome is not known yet; it is found out by itself.")
     r.post("/api/payments/{payment_id}/capture", **pay(result, 200, staffs | later))(api.capture_payment)
     r.post("/api/payments/{payment_id}/void", **pay(result, 200, staffs | later))(api.void_payment)
+    sheet = models.StaffSheetOut
+    r.get("/api/payments/{payment_id}/actions", **pay(sheet, 200, _problems(401, 403, 404, 503)))(api.show_actions)
+    r.post("/api/payments/{payment_id}/actions/{name}", **pay(result, 200, staffs | _problems(503) | later))(
+        api.act_on_payment
+    )
 
+
+def add_machines(r: APIRouter) -> None:
+    """What no person asks for: the gateways' news, and whether this process is well."""
     news = _tagged("Webhooks")(dict[str, str], 200, _problems(400, 404, 413, 503))
     r.post("/webhooks/{gateway}", **news)(webhooks.receive)
 
     r.get("/healthz", **_tagged("Operation")(dict[str, str]))(health.healthz)
     r.get("/readyz", **_tagged("Operation")(dict[str, str], 200, _problems(503)))(health.readyz)
-    return r
 
 
 def page_router() -> APIRouter:
@@ -82,6 +106,7 @@ def page_router() -> APIRouter:
     r.post("/staff/payments/{payment_id}/refund")(staff.refund)
     r.post("/staff/payments/{payment_id}/capture")(staff.capture)
     r.post("/staff/payments/{payment_id}/void")(staff.void)
+    r.post("/staff/payments/{payment_id}/actions/{name}")(staff.act)
     r.post("/staff/stock")(staff.adjust_stock)
     r.get("/docs")(pages.api_page)
     return r

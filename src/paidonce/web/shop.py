@@ -1,4 +1,4 @@
-"""What every request can reach: one `Shop` per application, kept in `app.state.paidonce`."""
+"""What every request can reach: the wiring of the payments, and with the built-in shop's pages a `Shop` around it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from starlette.requests import HTTPConnection
 
@@ -23,18 +24,19 @@ from paidonce.web.throttle import Throttle
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+# Where a mounted route leaves its wiring, in the request's scope.
+MOUNTED = "paidonce"
 
-@dataclass(slots=True)
-class Shop:
-    """The wired application. `core` is set at start-up, once the database is connected."""
+
+@dataclass(kw_only=True, slots=True)
+class Wiring:
+    """The wired payments. `core` is set at start-up, once the database is connected."""
 
     settings: Settings
     gateways: Mapping[str, Gateway]
     components: Mapping[str, Component]
-    templates: Environment
-    store: SqlStore = field(default_factory=SqlStore)
-    passwords: Passwords = field(default_factory=Passwords)
-    throttle: Throttle = field(default_factory=Throttle)
+    # Where a gateway's redirect brings the buyer back to: a path of the shop with {order} and {payment} in it.
+    return_path: str
     core: Core | None = None
 
     @property
@@ -46,6 +48,20 @@ class Shop:
     def url(self, path: str) -> str:
         """An absolute address of this shop, from the settings and never from the Host header."""
         return self.settings.origin + path
+
+    def return_url(self, order_id: str) -> str:
+        """The absolute address of the page that a redirect brings back to; `{payment}` is left for the payment's id."""
+        return self.url(self.return_path.replace("{order}", quote(order_id, safe="")))
+
+
+@dataclass(kw_only=True, slots=True)
+class Shop(Wiring):
+    """The payments together with the built-in shop: its catalogue, orders, accounts and pages."""
+
+    templates: Environment
+    store: SqlStore
+    passwords: Passwords = field(default_factory=Passwords)
+    throttle: Throttle = field(default_factory=Throttle)
 
     def sign(self, purpose: str, value: Any) -> str:
         """`value` as text that only this shop can have made, for a cookie."""
@@ -68,7 +84,19 @@ class Shop:
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
+def wiring_of(connection: HTTPConnection) -> Wiring:
+    """The payments that this request came to: those of the mounted route, else the application's own."""
+    mounted: Wiring | None = connection.scope.get(MOUNTED)
+    return connection.app.state.paidonce if mounted is None else mounted
+
+
 def shop_of(connection: HTTPConnection) -> Shop:
-    """The application's shop."""
-    shop: Shop = connection.app.state.paidonce
+    """The built-in shop; its routes are there only together with it."""
+    shop = wiring_of(connection)
+    assert isinstance(shop, Shop), "a route of the built-in shop is mounted without it"
     return shop
+
+
+def has_pages(connection: HTTPConnection) -> bool:
+    """Whether the built-in shop's pages surround this request."""
+    return isinstance(wiring_of(connection), Shop)

@@ -6,16 +6,19 @@ click, or a form that is sent again, is one refund.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request
 from starlette.responses import Response
 
-from paidonce import captures, explain, payments, refunds
+from paidonce import captures, desk, explain, payments, refunds
 from paidonce.core import Core
 from paidonce.errors import (
+    ChangedMeanwhile,
     Forbidden,
+    GatewayUnavailable,
     InvalidRequest,
     NotAuthorized,
     NotFound,
@@ -25,25 +28,27 @@ from paidonce.errors import (
     RefundTooLarge,
     SoldOut,
 )
+from paidonce.gateways.base import LONGEST_STAFF_TEXT, StaffSheet
 from paidonce.money import Money
 from paidonce.payments import Payment
 from paidonce.ports import Transaction
 from paidonce.results import Result
 from paidonce.states import PaymentStatus
+from paidonce.store import Store
 from paidonce.web import api, views
 from paidonce.web.accounts import User
-from paidonce.web.api import CoreDep, OrderId, PaymentId, ShopDep
+from paidonce.web.api import ActionName, CoreDep, OrderId, PaymentId, ShopDep
 from paidonce.web.auth import MaybeUser
 from paidonce.web.forms import read_amount, read_form, to_sign_in, told
 from paidonce.web.shop import Shop
 
 _STAFF_ONLY = "This page is for the shop's staff."
 _LONGEST_SEARCH = 200
+_LONGEST_NUMBER = 8
 
 _HELD = """
-SELECT p.id, p.order_id, o.number, p.gateway, p.gateway_ref, p.amount_minor, p.currency, p.held_reason
-FROM payments p LEFT JOIN orders o ON o.id = p.order_id
-WHERE p.status = 'held' ORDER BY p.updated_at DESC, p.id LIMIT 100
+SELECT id, order_id, gateway, gateway_ref, amount_minor, currency, held_reason
+FROM payments WHERE status = 'held' ORDER BY updated_at DESC, id LIMIT 100
 """
 
 
@@ -60,21 +65,24 @@ class HeldPayment:
     held_reason: str | None
 
 
-async def held_payments(tx: Transaction) -> list[HeldPayment]:
+async def held_payments(tx: Transaction, store: Store) -> list[HeldPayment]:
     """Held payments, newest first, at most 100."""
-    return [
-        HeldPayment(
-            id=row["id"],
-            order_id=row["order_id"],
-            # A host may keep its orders elsewhere; the id still tells staff which one it is.
-            order_number=row["number"] or row["order_id"],
-            gateway=row["gateway"],
-            gateway_ref=row["gateway_ref"],
-            amount=Money(row["amount_minor"], row["currency"]),
-            held_reason=row["held_reason"],
+    held = []
+    for row in await tx.fetch_all(_HELD):
+        order = await store.find(tx, row["order_id"], lock=False)
+        held.append(
+            HeldPayment(
+                id=row["id"],
+                order_id=row["order_id"],
+                # An order may be gone; the id still tells staff which one it was.
+                order_number=row["order_id"] if order is None else order.number,
+                gateway=row["gateway"],
+                gateway_ref=row["gateway_ref"],
+                amount=Money(row["amount_minor"], row["currency"]),
+                held_reason=row["held_reason"],
+            )
         )
-        for row in await tx.fetch_all(_HELD)
-    ]
+    return held
 
 
 async def disputed_orders(tx: Transaction) -> frozenset[str]:
@@ -96,7 +104,7 @@ async def overview(request: Request, user: MaybeUser, core: CoreDep, shop: ShopD
         "staff.html",
         user=user,
         products=await core.db.read(shop.store.list_products),
-        held=await core.db.read(held_payments),
+        held=await core.db.read(held_payments, core.store),
         orders=await core.db.read(shop.store.latest_orders),
         disputed=await core.db.read(disputed_orders),
     )
@@ -108,8 +116,8 @@ async def find_order(request: Request, user: MaybeUser, core: CoreDep, shop: Sho
         return to_sign_in("/staff")
     _require_staff(user)
     text = request.query_params.get("find", "")[:_LONGEST_SEARCH]
-    found = await core.db.read(explain.find_order, text)
-    if found is None or not api.is_id(found):
+    found = await core.db.read(explain.find_order, core.store, text)
+    if found is None:
         return told(shop, "/staff", "No order has this number, and no payment or refund this id.", "error")
     return views.go_to(f"/staff/orders/{found}")
 
@@ -132,7 +140,17 @@ async def order_page(request: Request, order_id: OrderId, user: MaybeUser, core:
         # One key for each form of this very page.
         keys={one.payment.id: core.ids.new("form") for one in found.payments},
         longest_reason=refunds.LONGEST_REASON,
+        sheets={one.payment.id: await _sheet(core, one.payment.id, user) for one in found.payments},
+        longest_text=LONGEST_STAFF_TEXT,
     )
+
+
+async def _sheet(core: Core, payment_id: str, user: User) -> StaffSheet | None:
+    try:
+        return await desk.sheet(core, payment_id, user.actor)
+    except GatewayUnavailable:
+        # The rest of the page does not need it.
+        return None
 
 
 async def adjust_stock(request: Request, user: MaybeUser, core: CoreDep, shop: ShopDep) -> Response:
@@ -161,7 +179,10 @@ def _require_staff(user: User) -> None:
 
 # ── Doing ──────────
 
-_REFUSALS = (InvalidRequest, NotAuthorized, PaymentDisputed, PaymentInProgress, RefundTooLarge, SoldOut)
+_REFUSALS = (
+    *(InvalidRequest, NotAuthorized, PaymentDisputed, PaymentInProgress, RefundTooLarge, SoldOut),
+    *(ChangedMeanwhile, GatewayUnavailable),
+)
 _Step = Callable[[Core, User, Payment, Mapping[str, str]], Awaitable[tuple[str, str]]]
 
 
@@ -178,6 +199,11 @@ async def capture(request: Request, payment_id: PaymentId, user: MaybeUser, shop
 async def void(request: Request, payment_id: PaymentId, user: MaybeUser, shop: ShopDep) -> Response:
     """Void by the form."""
     return await _do(request, payment_id, user, shop, step=_void)
+
+
+async def act(request: Request, payment_id: PaymentId, name: ActionName, user: MaybeUser, shop: ShopDep) -> Response:
+    """Enter something about a payment by the form of its sheet."""
+    return await _do(request, payment_id, user, shop, step=partial(_act, name))
 
 
 async def _do(request: Request, payment_id: str, user: User | None, shop: Shop, *, step: _Step) -> Response:
@@ -238,6 +264,27 @@ async def _void(core: Core, user: User, payment: Payment, _form: Mapping[str, st
     result = await captures.release(core, payment.id, user.actor)
     done = "The payment was ended. Reserved money is the buyer's again, and nothing was charged."
     return _outcome(result, PaymentStatus.CANCELED, done)
+
+
+async def _act(name: str, core: Core, user: User, payment: Payment, form: Mapping[str, str]) -> tuple[str, str]:
+    key, seen = form.get("key", ""), form.get("seen", "")
+    if not api.is_id(key) or not (seen.isascii() and seen.isdigit() and len(seen) < _LONGEST_NUMBER):
+        raise InvalidRequest("This form was incomplete, so nothing was entered. Please use it again.")
+    params = dict(_params(form, payment.amount.currency))
+    result = await desk.act(core, payment.id, user.actor, name, params, seen=int(seen), request_key=key)
+    if result.unknown:
+        return "It was entered. What follows from it is found out by itself.", "info"
+    return f"It was entered. The payment: {views.PAYMENT_WORDS[result.payment.status].lower()}.", "success"
+
+
+def _params(form: Mapping[str, str], currency: str) -> Iterator[tuple[str, str | int]]:
+    """The fields of a sheet's form, whose names say what they hold. Empty ones are left out."""
+    for field_name, value in form.items():
+        kind, _, name = field_name.partition(":")
+        if kind == "amount" and (minor := read_amount(value, currency)) is not None:
+            yield name, minor
+        elif kind == "text" and value.strip():
+            yield name, value.strip()
 
 
 _UNKNOWN = (

@@ -27,7 +27,7 @@ def upgrade() -> None:
 % if down_revision is None:
     connection = op.get_bind()
     for statement in TRIGGERS[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
+        connection.execute(sa.text(statement))
 % endif
 
 

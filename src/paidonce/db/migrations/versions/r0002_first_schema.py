@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from alembic import op
+from alembic import context, op
 
 revision = "0002"
 down_revision = None
@@ -51,6 +51,9 @@ TRIGGERS: dict[str, tuple[str, ...]] = {
 
 def upgrade() -> None:
     """Upgrade from `down_revision`."""
+    with_store = context.config.attributes.get("store_tables", True)
+    if with_store:
+        _create_store()
     op.create_table(
         "endpoints",
         sa.Column("name", sa.Text(), nullable=False),
@@ -120,39 +123,6 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index(op.f("ix_journal_entries_order_id"), "journal_entries", ["order_id"], unique=False)
-    op.create_table(
-        "orders",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("number", sa.Text(), nullable=False),
-        sa.Column("user_id", sa.Text(), nullable=False),
-        sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("refund_status", sa.Text(), nullable=False),
-        sa.Column("total_minor", BIG, nullable=False),
-        sa.Column("due_minor", BIG, nullable=False),
-        sa.Column("currency", sa.Text(), nullable=False),
-        sa.Column("created_at", BIG, nullable=False),
-        sa.Column("updated_at", BIG, nullable=False),
-        sa.Column("expires_at", BIG, nullable=False),
-        sa.Column("paid_at", BIG, nullable=True),
-        sa.CheckConstraint("refund_status IN ('none', 'partial', 'full')", name=op.f("ck_orders_refund_status_known")),
-        sa.CheckConstraint(
-            "status IN ('open', 'pending', 'paid', 'canceled', 'expired')", name=op.f("ck_orders_status_known")
-        ),
-        sa.CheckConstraint("due_minor >= 0 AND due_minor <= total_minor", name=op.f("ck_orders_due_within_total")),
-        sa.CheckConstraint("total_minor >= 0", name=op.f("ck_orders_total_not_negative")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_orders")),
-        sa.UniqueConstraint("number", name=op.f("uq_orders_number")),
-        sqlite_strict=True,
-    )
-    op.create_index(
-        "ix_orders_expires_at",
-        "orders",
-        ["expires_at"],
-        unique=False,
-        sqlite_where=sa.text("status = 'open'"),
-        postgresql_where=sa.text("status = 'open'"),
-    )
-    op.create_index("ix_orders_user_id_created_at", "orders", ["user_id", "created_at"], unique=False)
     op.create_table(
         "outbox",
         sa.Column("seq", BIG, autoincrement=True, nullable=False),
@@ -236,32 +206,6 @@ def upgrade() -> None:
         unique=True,
         sqlite_where=sa.text("status IN ('created', 'awaiting_buyer', 'processing', 'authorized')"),
         postgresql_where=sa.text("status IN ('created', 'awaiting_buyer', 'processing', 'authorized')"),
-    )
-    op.create_table(
-        "products",
-        sa.Column("sku", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("description", sa.Text(), nullable=False),
-        sa.Column("image", sa.Text(), nullable=False),
-        sa.Column("price_minor", BIG, nullable=False),
-        sa.Column("currency", sa.Text(), nullable=False),
-        sa.Column("position", sa.Integer(), nullable=False),
-        sa.CheckConstraint("price_minor >= 0", name=op.f("ck_products_price_not_negative")),
-        sa.PrimaryKeyConstraint("sku", name=op.f("pk_products")),
-        sqlite_strict=True,
-    )
-    op.create_table(
-        "users",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("email", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("password_hash", sa.Text(), nullable=False),
-        sa.Column("role", sa.Text(), nullable=False),
-        sa.Column("created_at", BIG, nullable=False),
-        sa.CheckConstraint("role IN ('buyer', 'staff')", name=op.f("ck_users_role_known")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
-        sa.UniqueConstraint("email", name=op.f("uq_users_email")),
-        sqlite_strict=True,
     )
     op.create_table(
         "deliveries",
@@ -356,6 +300,105 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_table(
+        "refunds",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("payment_id", sa.Text(), nullable=False),
+        sa.Column("order_id", sa.Text(), nullable=False),
+        sa.Column("gateway", sa.Text(), nullable=False),
+        sa.Column("gateway_ref", sa.Text(), nullable=True),
+        sa.Column("operation_id", sa.Text(), nullable=True),
+        sa.Column("amount_minor", BIG, nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("restock", sa.Integer(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("request_key", sa.Text(), nullable=True),
+        sa.Column("failure_reason", sa.Text(), nullable=True),
+        sa.Column("created_at", BIG, nullable=False),
+        sa.Column("updated_at", BIG, nullable=False),
+        sa.CheckConstraint("origin IN ('staff', 'automatic', 'gateway')", name=op.f("ck_refunds_origin_known")),
+        sa.CheckConstraint(
+            "state IN ('recorded', 'pending', 'succeeded', 'failed')", name=op.f("ck_refunds_state_known")
+        ),
+        sa.CheckConstraint("amount_minor > 0", name=op.f("ck_refunds_amount_positive")),
+        sa.ForeignKeyConstraint(["operation_id"], ["operations.id"], name=op.f("fk_refunds_operation_id")),
+        sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_refunds_payment_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_refunds")),
+        sa.UniqueConstraint("gateway", "gateway_ref", name=op.f("uq_refunds_gateway_gateway_ref")),
+        sa.UniqueConstraint("payment_id", "request_key", name=op.f("uq_refunds_payment_id_request_key")),
+        sqlite_strict=True,
+    )
+    op.create_index(op.f("ix_refunds_payment_id"), "refunds", ["payment_id"], unique=False)
+    connection = op.get_bind()
+    for statement in TRIGGERS[connection.dialect.name]:
+        if with_store or "stock_movements" not in statement:
+            connection.execute(sa.text(statement))
+
+
+def _create_store() -> None:
+    """The built-in shop's own tables, which a shop with tables of its own does without."""
+    op.create_table(
+        "orders",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("number", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("refund_status", sa.Text(), nullable=False),
+        sa.Column("total_minor", BIG, nullable=False),
+        sa.Column("due_minor", BIG, nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("created_at", BIG, nullable=False),
+        sa.Column("updated_at", BIG, nullable=False),
+        sa.Column("expires_at", BIG, nullable=False),
+        sa.Column("paid_at", BIG, nullable=True),
+        sa.CheckConstraint("refund_status IN ('none', 'partial', 'full')", name=op.f("ck_orders_refund_status_known")),
+        sa.CheckConstraint(
+            "status IN ('open', 'pending', 'paid', 'canceled', 'expired')", name=op.f("ck_orders_status_known")
+        ),
+        sa.CheckConstraint("due_minor >= 0 AND due_minor <= total_minor", name=op.f("ck_orders_due_within_total")),
+        sa.CheckConstraint("total_minor >= 0", name=op.f("ck_orders_total_not_negative")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_orders")),
+        sa.UniqueConstraint("number", name=op.f("uq_orders_number")),
+        sqlite_strict=True,
+    )
+    op.create_index(
+        "ix_orders_expires_at",
+        "orders",
+        ["expires_at"],
+        unique=False,
+        sqlite_where=sa.text("status = 'open'"),
+        postgresql_where=sa.text("status = 'open'"),
+    )
+    op.create_index("ix_orders_user_id_created_at", "orders", ["user_id", "created_at"], unique=False)
+    op.create_table(
+        "products",
+        sa.Column("sku", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("image", sa.Text(), nullable=False),
+        sa.Column("price_minor", BIG, nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.CheckConstraint("price_minor >= 0", name=op.f("ck_products_price_not_negative")),
+        sa.PrimaryKeyConstraint("sku", name=op.f("pk_products")),
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "users",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("email", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("password_hash", sa.Text(), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("created_at", BIG, nullable=False),
+        sa.CheckConstraint("role IN ('buyer', 'staff')", name=op.f("ck_users_role_known")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
+        sa.UniqueConstraint("email", name=op.f("uq_users_email")),
+        sqlite_strict=True,
+    )
+    op.create_table(
         "order_lines",
         sa.Column("order_id", sa.Text(), nullable=False),
         sa.Column("sku", sa.Text(), nullable=False),
@@ -425,41 +468,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_holds_expires_at", "holds", ["expires_at"], unique=False)
     op.create_index("ix_holds_sku_expires_at", "holds", ["sku", "expires_at"], unique=False)
-    op.create_table(
-        "refunds",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("payment_id", sa.Text(), nullable=False),
-        sa.Column("order_id", sa.Text(), nullable=False),
-        sa.Column("gateway", sa.Text(), nullable=False),
-        sa.Column("gateway_ref", sa.Text(), nullable=True),
-        sa.Column("operation_id", sa.Text(), nullable=True),
-        sa.Column("amount_minor", BIG, nullable=False),
-        sa.Column("currency", sa.Text(), nullable=False),
-        sa.Column("origin", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=True),
-        sa.Column("restock", sa.Integer(), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=False),
-        sa.Column("request_key", sa.Text(), nullable=True),
-        sa.Column("failure_reason", sa.Text(), nullable=True),
-        sa.Column("created_at", BIG, nullable=False),
-        sa.Column("updated_at", BIG, nullable=False),
-        sa.CheckConstraint("origin IN ('staff', 'automatic', 'gateway')", name=op.f("ck_refunds_origin_known")),
-        sa.CheckConstraint(
-            "state IN ('recorded', 'pending', 'succeeded', 'failed')", name=op.f("ck_refunds_state_known")
-        ),
-        sa.CheckConstraint("amount_minor > 0", name=op.f("ck_refunds_amount_positive")),
-        sa.ForeignKeyConstraint(["operation_id"], ["operations.id"], name=op.f("fk_refunds_operation_id")),
-        sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_refunds_payment_id")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_refunds")),
-        sa.UniqueConstraint("gateway", "gateway_ref", name=op.f("uq_refunds_gateway_gateway_ref")),
-        sa.UniqueConstraint("payment_id", "request_key", name=op.f("uq_refunds_payment_id_request_key")),
-        sqlite_strict=True,
-    )
-    op.create_index(op.f("ix_refunds_payment_id"), "refunds", ["payment_id"], unique=False)
-    connection = op.get_bind()
-    for statement in TRIGGERS[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
 
 
 def downgrade() -> None:

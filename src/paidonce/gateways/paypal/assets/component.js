@@ -1,7 +1,7 @@
 // <paypal-payment order client-id script-url currency>: PayPal's button, its pop-up, and what follows.
 //
 // The browser only starts things. Whether money moved is what the server says after it asked PayPal.
-import { ApiProblem, PaymentElement } from '/assets/paidonce.js';
+import { ApiProblem, PaymentElement } from '../../paidonce.js';
 
 const TEXT = {
   canceled: 'You closed PayPal. Nothing was charged and your order is still here.',
@@ -37,7 +37,17 @@ class PayPalPayment extends PaymentElement {
     return 'paypal';
   }
 
+  connectedCallback() {
+    super.connectedCallback();
+    addEventListener('pageshow', this.#shownAgain);
+  }
+
+  disconnectedCallback() {
+    removeEventListener('pageshow', this.#shownAgain);
+  }
+
   async mount() {
+    this.#open = false;
     const area = document.createElement('div');
     area.className = 'paypal-area';
     const skeleton = document.createElement('div');
@@ -53,7 +63,6 @@ class PayPalPayment extends PaymentElement {
       return;
     }
     area.append(...this.#buttons());
-    addEventListener('pageshow', this.#shownAgain);
     // A task of its own, since the element is still busy with this mount.
     if (this.#session.hasReturned?.()) setTimeout(() => this.#resume());
   }
@@ -133,8 +142,7 @@ class PayPalPayment extends PaymentElement {
 
   #canceled() {
     this.#open = false;
-    this.setBusy(false);
-    this.say(TEXT.canceled, 'info');
+    this.turnedBack(TEXT.canceled);
   }
 
   // The SDK may report one failure twice, by onError and by start().

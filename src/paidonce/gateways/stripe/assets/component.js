@@ -3,7 +3,7 @@
  * Stripe's frame, and the server makes the PaymentIntent only when the buyer presses pay. The client secret lives in one
  * local variable: never in an attribute, an address, a message or the console.
  */
-import { ApiProblem, PaymentElement } from '/assets/paidonce.js';
+import { ApiProblem, PaymentElement } from '../../paidonce.js';
 
 const READY_TIMEOUT_MS = 20_000;
 
@@ -13,6 +13,16 @@ const TEXT = {
   changed: 'This page no longer matches your order. Please reload it, then pay. You have not been charged.',
   pay: 'Pay by card',
 };
+
+// Stripe's variables, and the properties of the page that they follow.
+const APPEARANCE = [
+  ['colorPrimary', '--paidonce-accent'],
+  ['colorBackground', '--paidonce-field'],
+  ['colorText', '--paidonce-text'],
+  ['colorDanger', '--paidonce-danger'],
+  ['borderRadius', '--paidonce-radius', 'border-top-left-radius'],
+  ['fontFamily', '--paidonce-font', 'font-family'],
+];
 
 // A constructed sheet needs no exception in the page's Content-Security-Policy.
 const SHEET = new CSSStyleSheet();
@@ -79,6 +89,7 @@ class StripePayment extends PaymentElement {
       amount: Number(this.getAttribute('amount')),
       currency: this.getAttribute('currency'),
       locale: document.documentElement.lang || 'auto',
+      appearance: this.#appearance(),
     });
     const element = this.#elements.create('payment');
     return new Promise((resolve, reject) => {
@@ -87,6 +98,12 @@ class StripePayment extends PaymentElement {
       element.on('loaderror', () => reject(clearTimeout(late)));
       element.mount(fields);
     });
+  }
+
+  // Stripe's frame can't see the page's properties, so it is told what they come to.
+  #appearance() {
+    const found = APPEARANCE.map(([name, property, css]) => [name, this.themed(property, css)]);
+    return { variables: Object.fromEntries(found.filter(([, value]) => value !== null)) };
   }
 
   async #pay() {
@@ -125,7 +142,9 @@ class StripePayment extends PaymentElement {
   // Whatever Stripe.js says, the shop asks Stripe itself; the browser's word only helps out where the shop has none.
   async #conclude({ error }) {
     const result = await this.complete();
-    this.finish({ ...result, message: result.message || error?.message });
+    // Refused by Stripe.js itself, before anything became an attempt that the shop could see: the buyer tries again.
+    const isRefused = error !== undefined && result.status === 'awaiting_buyer' && !result.recoverable;
+    this.finish(isRefused ? { ...result, recoverable: true, message: error.message || result.message } : result);
   }
 
   // Coming back from 3-D Secure by the browser's back button: the page is as it was left, busy.
