@@ -1,0 +1,1 @@
+"""The shop: its catalogue, its orders, its pages."""

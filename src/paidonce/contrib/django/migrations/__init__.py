@@ -1,0 +1,1 @@
+"""One for each revision of paidonce's own tables. There are no models: `schema.UpgradeTo` runs the revision itself."""

@@ -1,0 +1,33 @@
+"""`{% load paidonce %}{% paidonce_components order next=url %}`: the ways to pay an order, on the shop's own page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+from django.conf import settings
+from django.middleware.csrf import get_token
+from django.urls import reverse
+
+register = template.Library()
+
+_SOME_ORDER = "x"
+_END = f"/api/orders/{_SOME_ORDER}/payment-methods"
+
+
+@register.inclusion_tag("paidonce/components.html", takes_context=True)  # type: ignore[untyped-decorator]  # Django has no types.
+def paidonce_components(context: Any, order: Any, next: Any = "") -> dict[str, Any]:
+    """Every way to pay `order`, an id or a model instance. The buyer is taken on to the page `next` when it is paid.
+
+    The page asks the API which ways there are, so this reads no database and works inside of a host's transaction.
+    """
+    request = context["request"]
+    return {
+        "order": getattr(order, "pk", order),
+        "next": str(next),
+        "api_base": reverse("paidonce:payment-methods", args=[_SOME_ORDER]).removesuffix(_END),
+        "csrf_header": settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-"),
+        "csrf_token": get_token(request),
+        # Of Django's own policy, and of the package django-csp.
+        "nonce": context.get("csp_nonce") or getattr(request, "csp_nonce", ""),
+    }
