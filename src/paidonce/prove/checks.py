@@ -114,6 +114,7 @@ class Watch:
     keys: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
     promises: dict[tuple[str, str], str] = field(default_factory=dict)
     claims: dict[str, Progress | None] = field(default_factory=dict)  # What each event said that was received.
+    judged: set[str] = field(default_factory=set)  # Events that have had an outcome.
     refunds_asked: int = 0
     closed_by_shop: set[str] = field(default_factory=set)
     leases: dict[tuple[str, str], tuple[str, Microseconds]] = field(default_factory=dict)
@@ -148,8 +149,11 @@ class Watch:
         for event, outcome, payment, status, *_ in events:
             said = self.claims.get(event)
             lost = said is Progress.CAPTURED and status not in ("captured", "held")
-            # That slow money failed is no news only to a payment that has ended.
-            lost = lost or (said is Progress.AWAITING_BUYER and outcome == "known already" and status == "processing")
+            # That slow money failed is no news only to a payment that has ended; what the buyer begins later is his.
+            fresh, old_news = event not in self.judged, outcome == "known already"
+            lost = lost or (fresh and said is Progress.AWAITING_BUYER and old_news and status == "processing")
+            if outcome is not None:
+                self.judged.add(event)
             _require(not lost, "I7", f"the event {event} ({said}) is done, and {payment} is still {status}")
 
     def _sold(self, orders: Rows, moves: Rows) -> None:
