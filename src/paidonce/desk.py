@@ -80,7 +80,7 @@ async def act(
 
 async def _look_later(tx: Transaction, core: Core, payment_id: str) -> None:
     """Should this process end between entry and settling, recovery finds the entry."""
-    await payments.look_soon(tx, payment_id, at=core.clock.now() + core.policy.claim_seconds * SECOND)
+    await payments.look_anew(tx, payment_id, at=core.clock.now() + core.policy.claim_seconds * SECOND)
 
 
 async def _known(core: Core, payment_id: str) -> Payment:

@@ -16,13 +16,17 @@ from paidonce.ports import Microseconds, Params, Row, Transaction
 from paidonce.states import OrderStatus, RefundStatus
 from paidonce.store import PayableOrder
 
-_OF_ORDER = "SELECT sku, quantity, state, expires_at FROM reservations WHERE order_id = :order_id ORDER BY sku"
+_OF_ORDER = (
+    "SELECT sku, quantity, state, expires_at, payment_id FROM reservations WHERE order_id = :order_id ORDER BY sku"
+)
 _INSERT = """
-INSERT INTO reservations (order_id, sku, quantity, state, expires_at)
-VALUES (:order_id, :sku, :quantity, :state, :expires_at)
+INSERT INTO reservations (order_id, sku, quantity, state, expires_at, payment_id)
+VALUES (:order_id, :sku, :quantity, :state, :expires_at, :payment_id)
 """
 _RETURN = "UPDATE reservations SET state = 'returned' WHERE order_id = :order_id AND state = 'taken'"
 _END = "DELETE FROM reservations WHERE order_id = :order_id AND state = 'held'"
+# Before goods are held or taken anew; those that were put back stand there no longer.
+_CLEAR = "DELETE FROM reservations WHERE order_id = :order_id AND state IN ('held', 'returned')"
 _ENDED = """
 SELECT DISTINCT order_id AS id FROM reservations
 WHERE state = 'held' AND expires_at <= :now AND order_id > :after ORDER BY order_id LIMIT :limit
@@ -38,6 +42,10 @@ class StockLine:
     name: str  # For the buyer, if it is sold out.
     quantity: int
     on_hand: int
+
+
+# Stands for an order that needs no stock, so that its time runs like that of any other.
+_NO_GOODS = StockLine("", "", 1, 0)
 
 
 class HostStore:
@@ -102,8 +110,9 @@ class HostStore:
     async def hold(self, tx: Transaction, order_id: str, *, until: Microseconds) -> None:
         """See `Store.hold`."""
         lines = await self.lock_stock(tx, order_id)
+        wanted = lines or [_NO_GOODS]
         held = [row for row in await self._of_order(tx, order_id) if row["state"] == "held"]
-        if {row["sku"]: row["quantity"] for row in held} == {line.sku: line.quantity for line in lines}:
+        if {row["sku"]: row["quantity"] for row in held} == {line.sku: line.quantity for line in wanted}:
             await tx.execute(
                 "UPDATE reservations SET expires_at = :until WHERE order_id = :order_id AND state = 'held'",
                 {"order_id": order_id, "until": until},
@@ -111,8 +120,8 @@ class HostStore:
             return
         # New, or of an order that was edited since.
         await self._refuse_short(tx, order_id, lines)
-        await tx.execute(_END, {"order_id": order_id})
-        await self._insert(tx, order_id, lines, state="held", expires_at=until)
+        await tx.execute(_CLEAR, {"order_id": order_id})
+        await self._insert(tx, order_id, wanted, state="held", expires_at=until)
 
     async def free_expired(self, tx: Transaction, order_id: str, *, now: Microseconds) -> bool:
         """See `Store.free_expired`."""
@@ -148,8 +157,8 @@ class HostStore:
         """See `Store.take`."""
         lines = await self.lock_stock(tx, order_id)
         kept = await self._of_order(tx, order_id)
-        if any(row["state"] != "held" for row in kept):
-            return True  # Taken before.
+        if any(row["state"] == "taken" or row["payment_id"] == payment_id for row in kept):
+            return True  # Taken before. What another payment had taken and gave back may have been sold since.
         others = await self._held(tx, [line.sku for line in lines], besides=order_id)
         held = {row["sku"]: row["quantity"] for row in kept}
         for line in lines:
@@ -157,8 +166,8 @@ class HostStore:
             # Somebody may have lowered the stock by hand although it was held.
             if line.on_hand - (0 if is_held else others.get(line.sku, 0)) < line.quantity:
                 return False
-        await tx.execute(_END, {"order_id": order_id})
-        await self._insert(tx, order_id, lines, state="taken", expires_at=now)
+        await tx.execute(_CLEAR, {"order_id": order_id})
+        await self._insert(tx, order_id, lines or [_NO_GOODS], state="taken", expires_at=now, payment_id=payment_id)
         await self.change_stock(tx, {line.sku: -line.quantity for line in lines})
         return True
 
@@ -166,10 +175,11 @@ class HostStore:
         """See `Store.restock`."""
         await self.lock_stock(tx, order_id)
         taken = [row for row in await self._of_order(tx, order_id) if row["state"] == "taken"]
-        if not taken:
+        back = {row["sku"]: row["quantity"] for row in taken if row["sku"] != _NO_GOODS.sku}
+        if not back:
             return False
         await tx.execute(_RETURN, {"order_id": order_id})
-        await self.change_stock(tx, {row["sku"]: row["quantity"] for row in taken})
+        await self.change_stock(tx, back)
         return True
 
     async def hold_ends(self, tx: Transaction, order_id: str) -> Microseconds | None:
@@ -209,7 +219,14 @@ class HostStore:
         return {row["sku"]: int(row["quantity"]) for row in rows}
 
     async def _insert(
-        self, tx: Transaction, order_id: str, lines: Sequence[StockLine], *, state: str, expires_at: Microseconds
+        self,
+        tx: Transaction,
+        order_id: str,
+        lines: Sequence[StockLine],
+        *,
+        state: str,
+        expires_at: Microseconds,
+        payment_id: str | None = None,
     ) -> None:
         await tx.execute_many(
             _INSERT,
@@ -220,6 +237,7 @@ class HostStore:
                     "quantity": line.quantity,
                     "state": state,
                     "expires_at": expires_at,
+                    "payment_id": payment_id,
                 }
                 for line in lines
             ],

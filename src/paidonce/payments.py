@@ -291,6 +291,18 @@ async def look_soon(tx: Transaction, payment_id: str, *, at: Microseconds) -> No
     )
 
 
+async def look_anew(tx: Transaction, payment_id: str, *, at: Microseconds) -> None:
+    """Let recovery look at the payment at `at`, also where a worker is at it: that one may have read too early.
+
+    Its lease ends here, so what it found no longer decides when the payment is due.
+    """
+    await tx.execute(
+        "UPDATE payments SET due_at = :at, tries = 0, lease_token = NULL, lease_until = 0"
+        " WHERE id = :id AND (due_at IS NULL OR due_at > :at OR lease_token IS NOT NULL)",
+        {"id": payment_id, "at": at},
+    )
+
+
 async def mark_silent(tx: Transaction, payment_id: str, *, since: Microseconds | None) -> None:
     """Keep since when the gateway does not answer looks at the payment; None: it does."""
     await tx.execute(

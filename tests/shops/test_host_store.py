@@ -64,8 +64,8 @@ class Shelf:
     async def hold(self, order: str, until: int = NOW + HOUR) -> None:
         await self.database.transaction(self.store.hold, order, until=until)
 
-    async def take(self, order: str) -> bool:
-        return bool(await self.database.transaction(self.store.take, order, payment_id="pay_1", now=NOW))
+    async def take(self, order: str, payment: str = "pay_1") -> bool:
+        return bool(await self.database.transaction(self.store.take, order, payment_id=payment, now=NOW))
 
     async def restock(self, order: str) -> bool:
         return bool(await self.database.transaction(self.store.restock, order, payment_id="pay_1", now=NOW))
@@ -147,6 +147,35 @@ async def test_goods_are_taken_once_and_come_back_once(shelf: Shelf, held: bool)
     # What came back is not taken again by a late repetition.
     assert await shelf.take("3") is True
     assert await shelf.stock() == {"a": 5, "b": 2}
+
+
+async def test_goods_that_came_back_are_not_taken_for_another_payment_s(shelf: Shelf) -> None:
+    """A second payment made the order paid by goods that the first had given back; and it could not hold any."""
+    await shelf.hold("1")
+    assert await shelf.take("1") is True
+    assert await shelf.restock("1") is True
+    before = await shelf.stock()
+    await shelf.hold("1")
+    assert await shelf.stock() == before
+    assert await shelf.take("1", "pay_2") is True
+    assert await shelf.stock() == {**before, "a": before["a"] - 3}
+    # A late repetition of either takes nothing more.
+    assert await shelf.take("1") is True
+    assert await shelf.take("1", "pay_2") is True
+    assert await shelf.stock() == {**before, "a": before["a"] - 3}
+
+
+async def test_an_order_without_goods_has_its_time_as_well(shelf: Shelf) -> None:
+    """A download's payment was ended twenty minutes after its first start, while the buyer was at the bank's page."""
+    await shelf.run("DELETE FROM order_items WHERE order_id = 1")
+    before = await shelf.stock()
+    await shelf.hold("1", until=NOW + HOUR)
+    await shelf.hold("1", until=NOW + 2 * HOUR)
+    assert await shelf.database.read(shelf.store.hold_ends, "1") == NOW + 2 * HOUR
+    assert await shelf.take("1") is True
+    assert await shelf.database.read(shelf.store.hold_ends, "1") is None
+    assert await shelf.restock("1") is False
+    assert await shelf.stock() == before
 
 
 async def test_what_others_hold_is_not_taken(shelf: Shelf) -> None:

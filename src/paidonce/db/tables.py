@@ -173,6 +173,7 @@ reservations = _table(
     Column("quantity", Big, nullable=False),
     Column("state", Text, nullable=False),
     Column("expires_at", Big, nullable=False),
+    Column("payment_id", Text),  # Whose money took the goods.
     _one_of("state", "held", "taken", "returned"),
     CheckConstraint("quantity > 0", name="quantity_positive"),
     Index("ix_reservations_sku", "sku", sqlite_where=_HELD_GOODS, postgresql_where=_HELD_GOODS),

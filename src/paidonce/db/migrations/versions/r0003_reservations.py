@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("quantity", BIG, nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("expires_at", BIG, nullable=False),
+        sa.Column("payment_id", sa.Text(), nullable=True),
         sa.CheckConstraint("state IN ('held', 'taken', 'returned')", name=op.f("ck_reservations_state_known")),
         sa.CheckConstraint("quantity > 0", name=op.f("ck_reservations_quantity_positive")),
         sa.PrimaryKeyConstraint("order_id", "sku", name=op.f("pk_reservations")),
