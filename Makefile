@@ -29,7 +29,7 @@ django-shop: ## open the example of a Django shop (PORT=8200)
 	@examples/django_shop/run
 
 test: check ## check, then every test (ARGS="-k stripe" to choose) and, without ARGS, the simulation
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 15 $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 40 $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m paidonce prove --mutants tests/mutants --jobs $(JOBS))
 
 prove: setup-dev ## the simulation of `make test` alone: faults, pairs, seeds, and every planted bug

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -56,10 +55,6 @@ def main() -> None:
             say(f"What dashboards and banks do there: {sandbox_url}/_control")
             with suppress(KeyboardInterrupt):
                 serving.server(app).run(sockets=[shop])
-
-
-def _bind(port: int) -> socket.socket:
-    return serving.bind(serving.LOOPBACK, port, fix="Choose another with PORT=…")
 
 
 def say(text: str) -> None:

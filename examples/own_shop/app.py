@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
@@ -49,7 +49,8 @@ def create_app(environment: Mapping[str, str] | None = None, **ports: Any) -> Fa
     app.include_router(payments.router)
     app.mount("/assets", payments.assets)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
-    app.include_router(pages)
+    # The staff's refund is a plain form: what another site makes a browser send is refused, as paidonce's routes do.
+    app.include_router(pages, dependencies=[Depends(payments.check_origin)])
     return app
 
 
@@ -127,16 +128,19 @@ async def catalogue(
 def buy(user: Buyer, session: Database, fields: Form) -> Response:
     """Order a coffee. Nothing is reserved before a payment starts."""
     product = session.get(Product, fields.get("sku", ""))
-    quantity = fields.get("quantity", "1")
-    if product is None or not (quantity.isascii() and quantity.isdigit() and 1 <= int(quantity[:4]) <= 99):
+    quantity = _bags(fields.get("quantity", "1"))
+    if product is None or quantity is None:
         raise HTTPException(422, "Choose one of our coffees, and 1 to 99 bags of it.")
-    order = Order(user_id=user.id, total_cents=product.price_cents * int(quantity), created_at=_now())
-    order.items.append(
-        Item(sku=product.sku, name=product.name, quantity=int(quantity), price_cents=product.price_cents)
-    )
+    order = Order(user_id=user.id, total_cents=product.price_cents * quantity, created_at=people.now())
+    order.items.append(Item(sku=product.sku, name=product.name, quantity=quantity, price_cents=product.price_cents))
     session.add(order)
     session.commit()
     return go_to(f"/orders/{order.id}/pay")
+
+
+def _bags(text: str) -> int | None:
+    # All of the text is checked, and read once: what was checked is what is ordered.
+    return int(text) if re.fullmatch(r"[1-9][0-9]?", text) else None
 
 
 @pages.get("/orders")
@@ -159,6 +163,7 @@ def order(user: Buyer, order: OwnOrder, session: Database, said: str = "") -> HT
 SAYINGS = {
     "declined": "That did not go through, and you have not been charged. Please try again or pay another way.",
     "back": "You came back without paying. Your order is unchanged.",
+    "returned": "Your payment came too late, or twice. It does not count, and you will get it back.",
     "busy": "Your payment is being confirmed. This page shows when it is through.",
 }
 
@@ -191,6 +196,9 @@ async def back(user: Buyer, order: OwnOrder, payments: Paying, payment: str) -> 
         return go_to(f"/orders/{order.id}")
     if result.order_status is paidonce.OrderStatus.PAID or result.unknown:
         return go_to(f"/orders/{order.id}")
+    if result.payment.status is paidonce.PaymentStatus.CAPTURED:
+        # The money is here and the order is not paid by it: it goes back, and nobody may read that nothing was charged.
+        return go_to(f"/orders/{order.id}?said=returned")
     if result.payment.status is paidonce.PaymentStatus.AWAITING_BUYER:
         return go_to(f"/orders/{order.id}/pay?said={'declined' if result.recoverable else 'back'}")
     return go_to(f"/orders/{order.id}?said={'busy' if result.payment.status in UNDER_WAY else 'declined'}")
@@ -210,11 +218,14 @@ async def staff(user: Staff, session: Database) -> HTMLResponse:
 @pages.post("/staff/orders/{order_id}/refund")
 async def refund(order_id: int, user: Staff, payments: Paying, fields: Form) -> Response:
     """Give all of it back, to where it came from."""
+    key = fields.get("key", "")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{16,64}", key):
+        raise HTTPException(422, "Use the button on the page for staff; it makes a double click one refund.")
     paid = await payments.core.db.read(_paying, str(order_id))
     if paid is None:
         raise HTTPException(404, "No payment of this order has money to give back.")
     actor = paidonce.Actor(str(user.id), is_staff=True)
-    await paidonce.refund(payments.core, paid, actor, request_key=fields.get("key") or None)
+    await paidonce.refund(payments.core, paid, actor, request_key=key)
     return go_to("/staff")
 
 
@@ -233,10 +244,11 @@ def sign_in_page(visitor: Visitor) -> Response:
 
 
 @pages.post("/sign-in")
-def sign_in(session: Database, fields: Form) -> Response:
+def sign_in(session: Database, payments: Paying, fields: Form) -> Response:
     """Sign in by the form."""
     response: Response = go_to("/")
-    if people.sign_in(session, response, fields.get("email", ""), fields.get("password", "")):
+    email, password = fields.get("email", ""), fields.get("password", "")
+    if people.sign_in(session, response, email, password, https=payments.settings.https):
         return response
     return page("sign-in.html", None, wrong=True)
 
@@ -247,10 +259,6 @@ def sign_out(request: Request, session: Database) -> Response:
     response = go_to("/")
     people.sign_out(session, request, response)
     return response
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def add_user(engine: Engine, email: str, name: str, password: str, *, is_staff: bool = False) -> None:

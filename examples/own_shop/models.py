@@ -25,12 +25,13 @@ class User(Base):
 
 
 class Login(Base):
-    """A browser that is signed in. Only the hash of its token is kept."""
+    """A browser that is signed in, until `ends_at` (UTC). Only the hash of its token is kept."""
 
     __tablename__ = "logins"
 
     token_hash: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    ends_at: Mapped[datetime]
 
 
 class Product(Base):

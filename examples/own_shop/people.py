@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from paidonce import Actor
 from .models import Login, User
 
 COOKIE = "ember_login"
+LIFE = timedelta(days=7)
 
 
 def database(request: Request) -> Iterator[Session]:
@@ -35,7 +37,8 @@ def somebody(request: Request, session: Database) -> User | None:
     token = request.cookies.get(COOKIE, "")
     if not token:
         return None
-    return session.scalar(select(User).join(Login).where(Login.token_hash == _hash(token)))
+    mine = (Login.token_hash == _hash(token), Login.ends_at > now())
+    return session.scalar(select(User).join(Login).where(*mine))
 
 
 Visitor = Annotated[User | None, Depends(somebody)]
@@ -61,17 +64,20 @@ def working_here(user: Buyer) -> User:
 Staff = Annotated[User, Depends(working_here)]
 
 
-def sign_in(session: Session, response: Response, email: str, password: str) -> bool:
-    """Sign in by a cookie in `response`; False if email or password are wrong."""
+def sign_in(session: Session, response: Response, email: str, password: str, *, https: bool) -> bool:
+    """Sign in by a cookie in `response`; False if email or password are wrong. On `https` it goes nowhere else."""
     user = session.scalar(select(User).where(User.email == email.strip().lower()))
     # Somebody who does not exist takes as long as a wrong password.
     right = passwords().verify(password[:200], user.password_hash if user else _nobody())
     if user is None or not right:
         return False
     token = secrets.token_urlsafe(32)
-    session.add(Login(token_hash=_hash(token), user_id=user.id))
+    session.execute(delete(Login).where(Login.ends_at <= now()))
+    session.add(Login(token_hash=_hash(token), user_id=user.id, ends_at=now() + LIFE))
     session.commit()
-    response.set_cookie(COOKIE, token, httponly=True, samesite="lax", max_age=7 * 24 * 3600)
+    # A cookie that somebody has copied ends with its session here, whatever a browser does with `max_age`.
+    seconds = int(LIFE.total_seconds())
+    response.set_cookie(COOKIE, token, httponly=True, samesite="lax", secure=https, max_age=seconds)
     return True
 
 
@@ -91,6 +97,11 @@ def passwords() -> PasswordHash:
 @cache
 def _nobody() -> str:
     return passwords().hash(secrets.token_urlsafe(16))
+
+
+def now() -> datetime:
+    """The time in UTC, as the tables keep it."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _hash(token: str) -> str:

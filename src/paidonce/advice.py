@@ -37,6 +37,7 @@ class PaymentFacts:
     trouble: str | None  # Why the gateway rejects what we ask, if nothing went well since.
     too_slow: bool  # The bank takes longer than goods are kept.
     by_hand: bool  # Its gateway knows nothing but what staff enter.
+    surplus: Money | None = None  # The buyer's money that lies at the gateway and pays nothing.
 
     @property
     def disputed(self) -> bool:
@@ -47,7 +48,7 @@ class PaymentFacts:
     def unfinished(self) -> bool:
         """Whether its gateway still has to be asked for something."""
         running = any(refund.state in ("recorded", "pending") for refund in self.refunds)
-        return self.payment.is_open or running or self.disputed or self.voiding
+        return self.payment.is_open or running or self.disputed or self.voiding or self.surplus is not None
 
     @property
     def can_refund(self) -> bool:
@@ -185,6 +186,13 @@ PAYMENT_RULES = (
         "else does it.",
     ),
     _PaymentRule(
+        "send_surplus_back",
+        True,
+        lambda one: one.surplus is not None,
+        "Send {surplus} back to the buyer: it lies at {gateway} and pays nothing here, since it was too much, or came "
+        "too late. Then enter that where this payment is kept. Nobody else does it.",
+    ),
+    _PaymentRule(
         "wait_for_refund",
         False,
         lambda one: one.refund_in("pending") is not None,
@@ -312,6 +320,7 @@ def _words(one: PaymentFacts, now: Microseconds) -> dict[str, str]:
         "object": payment.gateway_ref or "(not known yet)",
         "amount": str(payment.amount),
         "left": str(one.left),
+        "surplus": str(one.surplus or ""),
         "trouble": one.trouble or "",
         "taking": _taking_in_words(taking),
         "look": look_in_words(payment.due_at, now),

@@ -160,10 +160,13 @@ async def _left_beside(tx: Transaction, payment: Payment, refunds: Sequence[Refu
 
 
 async def unfinished(tx: Transaction, payment: Payment) -> Unfinished:
-    """Whether a void, refund or dispute behind the payment is still open, so that recovery has to look again."""
+    """Whether a void, refund, dispute or surplus behind the payment is still open, so recovery has to look again."""
     if await payments.recorded(tx, payment.id, "void"):
         return Unfinished.OURS
-    if payment.status in (PaymentStatus.FAILED, PaymentStatus.CANCELED) and await payments.takings(tx, payment.id):
+    # As long as the buyer's money lies there, somebody has to be reminded of it.
+    surplus = await surplus_of(tx, payment) is not None
+    ended = payment.status in (PaymentStatus.FAILED, PaymentStatus.CANCELED)
+    if ended and not surplus and await payments.takings(tx, payment.id):
         return Unfinished.DOUBT
     states = {refund.state for refund in await refunds_of(tx, payment.id)}
     if await is_disputed(tx, payment.id):
@@ -171,7 +174,28 @@ async def unfinished(tx: Transaction, payment: Payment) -> Unfinished:
         return Unfinished.THEIRS
     if "recorded" in states:
         return Unfinished.OURS
-    return Unfinished.THEIRS if "pending" in states else Unfinished.NOTHING
+    return Unfinished.THEIRS if surplus or "pending" in states else Unfinished.NOTHING
+
+
+# ── Money that is there and pays nothing ──────────
+
+_SURPLUS = "payment.surplus"
+
+
+async def surplus_of(tx: Transaction, payment: Payment) -> Money | None:
+    """The buyer's money at the gateway beyond what was captured, as it was told last; None if there is none."""
+    told = await journal.details(tx, _SURPLUS, order_id=payment.order_id, payment_id=payment.id)
+    return Money(told[-1]["amount"], told[-1]["currency"]) if told and told[-1]["amount"] > 0 else None
+
+
+async def keep_surplus(case: Case, told: Money) -> None:
+    """Write down what the gateway says of it, where that is new; recovery looks until it is gone."""
+    surplus = told if told.minor > 0 else None
+    if surplus == await surplus_of(case.tx, case.payment):
+        return
+    await case.note(_SURPLUS, amount=max(told.minor, 0), currency=told.currency)
+    if surplus is not None:
+        await case.look_soon()
 
 
 # ── Intentions ──────────

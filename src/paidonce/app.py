@@ -77,7 +77,7 @@ def create_app(
     app.include_router(routes.page_router())
     app.router.routes.append(Mount("/assets", routes=mount.asset_routes(shop.components)))
     problems.install(app)
-    app.add_middleware(Edge, settings=settings)
+    app.add_middleware(Edge, settings=settings, owns_host=True)
     return app
 
 

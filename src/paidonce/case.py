@@ -158,6 +158,7 @@ async def end_payment(
 
     What is still recorded of its operations ends as `operations`, a void as succeeded where that is what ended it.
     """
+    was_left = case.payment.capture_right == "voiding"
     await case.save(
         status=status,
         capture_right=None,
@@ -176,11 +177,14 @@ async def end_payment(
     await case.note(f"payment.{status}", reason=reason, decline=raw_code, actor=actor)
     if status is PaymentStatus.FAILED:
         await case.emit("payment.failed", decline=None if decline is None else str(decline.code), reason=reason)
-    await reopen_order(case)
+    await reopen_order(case, buyer_may_be_there=was_left)
 
 
-async def reopen_order(case: Case, *, keep_goods: bool = True) -> None:
-    """Once nothing is under way any more, an unpaid order can be paid anew, and holds its goods no longer than that."""
+async def reopen_order(case: Case, *, keep_goods: bool = True, buyer_may_be_there: bool = False) -> None:
+    """Once nothing is under way any more, an unpaid order can be paid anew, and holds its goods no longer than that.
+
+    Beyond the order's own time that is worth something only to a buyer who has left a payment for another one.
+    """
     if case.order.status is not OrderStatus.PENDING:
         return
     attempts = await payments.of_order(case.tx, case.order.id)
@@ -188,7 +192,8 @@ async def reopen_order(case: Case, *, keep_goods: bool = True) -> None:
     if any(other.status in under_way or other.is_awaited for other in attempts):
         return
     await case.mark_order(OrderStatus.OPEN)
-    if keep_goods:
+    in_time = case.order.expires_at is None or case.order.expires_at > case.now
+    if keep_goods and (in_time or buyer_may_be_there or any(other.is_open for other in attempts)):
         await prolong_hold(case, case.core.policy.hold_until(case.now))
     else:
         await case.core.store.release(case.tx, case.order.id)
@@ -206,10 +211,19 @@ async def intend_void(tx: Transaction, core: Core, payment: Payment, *, actor: s
     Recovery carries it out if nobody does before; safe to repeat, so it needs no claim. `actor` is the staff's user.
     """
     last = await payments.operation_of(tx, payment.id, "void")
-    if last is not None and last.state == "recorded":
+    is_known = last is not None and last.state == "recorded"
+    if is_known and (actor is None or await void_is_wanted_by_staff(tx, payment)):
         return
-    await intend(tx, core, payment, "void", {}, claimed=False)
+    if not is_known:
+        await intend(tx, core, payment, "void", {}, claimed=False)
     now = core.clock.now()
     detail = {"gateway": payment.gateway} | ({} if actor is None else {"actor": actor})
-    await journal.note(tx, "void.intended", order_id=payment.order_id, payment_id=payment.id, detail=detail, now=now)
+    event = "void.joined" if is_known else "void.intended"
+    await journal.note(tx, event, order_id=payment.order_id, payment_id=payment.id, detail=detail, now=now)
     await payments.look_soon(tx, payment.id, at=now)
+
+
+async def void_is_wanted_by_staff(tx: Transaction, payment: Payment) -> bool:
+    """Whether staff have asked for the payment's end, first or after somebody else."""
+    asked = await journal.details(tx, "void.", order_id=payment.order_id, payment_id=payment.id)
+    return any("actor" in detail for detail in asked)

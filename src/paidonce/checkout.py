@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from paidonce import capturing, journal, outbox, payments
+from paidonce import aftersales, capturing, journal, outbox, payments
 from paidonce.capturing import LOOKS, Handover, Recorded, close, pursue
-from paidonce.case import intend, intend_void
+from paidonce.case import intend, intend_void, void_is_wanted_by_staff
 from paidonce.core import Actor, Core
 from paidonce.errors import (
     AlreadyPaid,
@@ -34,7 +34,16 @@ from paidonce.gateways.base import Account, CaptureMethod, CreateRequest, Gatewa
 from paidonce.money import Money, MoneyError
 from paidonce.payments import Operation, Payment
 from paidonce.ports import Microseconds, Transaction
-from paidonce.results import PaymentView, Result, Standing, Started, result, view
+from paidonce.results import (
+    AWAITED_WITH_GOODS,
+    ENDED_WITH_MONEY,
+    PaymentView,
+    Result,
+    Standing,
+    Started,
+    result,
+    view,
+)
 from paidonce.schedule import rescheduled
 from paidonce.settlement import Settled, settle
 from paidonce.states import OrderStatus, PaymentStatus, RefundStatus
@@ -104,17 +113,23 @@ async def _go_back_to(tx: Transaction, core: Core, payment_id: str, gateway_name
     still_open = payment.status is PaymentStatus.AWAITING_BUYER and payment.capture_right == "voiding"
     if not still_open or payment.gateway != gateway_name or payment.amount != order.total:
         return False
+    if await void_is_wanted_by_staff(tx, payment):
+        # Only the buyer's own wish, and time's, give way to the buyer.
+        return False
     now = core.clock.now()
     for void in await payments.recorded(tx, payment.id, "void"):
         await payments.finish(tx, void.id, "abandoned", now=now)
     await payments.save(tx, replace(payment, capture_right="held"), now=now)
+    detail = {"gateway": payment.gateway, "trigger": "start"}
+    await journal.note(tx, "void.abandoned", order_id=order.id, payment_id=payment.id, detail=detail, now=now)
     return True
 
 
 async def _own_order(tx: Transaction, core: Core, order_id: str, actor: Actor, *, lock: bool) -> PayableOrder:
     order = await core.store.find(tx, order_id, lock=lock)
-    # A stranger hears the same as for an id that does not exist, so that ids can't be probed.
-    if order is None or order.user_id != actor.user_id:
+    # A stranger hears the same as for an id that does not exist, so that ids can't be probed. So does who writes the id
+    # in a way that only the shop's own tables read alike ("01" for 1): its payments are kept under the one spelling.
+    if order is None or order.id != order_id or order.user_id != actor.user_id:
         raise NotFound("We could not find this order.")
     return order
 
@@ -161,7 +176,9 @@ async def _record_payment(
 ) -> Recorded | Handover:
     now = core.clock.now()
     order = await _own_order(tx, core, order_id, actor, lock=True)
-    _refuse_closed_order(order, now)
+    await _refuse_closed_order(tx, core, order)
+    # Again, since the shop may have changed the order meanwhile.
+    _check_amount(gateway, order.total)
     attempts = await payments.of_order(tx, order.id, lock=True)
     _refuse_while_money_may_move(attempts)
     leaving = next((one for one in attempts if one.capture_right == "voiding"), None)
@@ -184,11 +201,12 @@ async def _record_payment(
             mine = replace(mine, decline_code=None, decline_recoverable=False)
             await payments.save(tx, mine, now=now)
         return Recorded(mine, order, create, created=False)
+    if len(attempts) >= core.policy.attempts_per_order:
+        # Before a handover: nobody loses the payment that is open for a new one that may not be.
+        raise TooManyAttempts("There were too many attempts to pay this order. Please contact the shop.")
     holder = next((one for one in attempts if one.capture_right is not None), None)
     if holder is not None and gateway.captures_in_browser:
         return await capturing.record_handover(tx, core, holder)
-    if len(attempts) >= core.policy.attempts_per_order:
-        raise TooManyAttempts("There were too many attempts to pay this order. Please contact the shop.")
     await _hold(tx, core, order, attempts, now=now)
     return await _insert_payment(tx, core, order, gateway, account, urls=urls)
 
@@ -197,18 +215,32 @@ async def _hold(
     tx: Transaction, core: Core, order: PayableOrder, attempts: list[Payment], *, now: Microseconds
 ) -> None:
     """Reserve the goods for a buyer who pays now. Who waits for awaited money loses nothing by looking elsewhere."""
-    until = core.policy.hold_until(now)
-    if any(one.is_awaited for one in attempts):
-        until = max(until, await core.store.hold_ends(tx, order.id) or 0)
+    until, ends = core.policy.hold_until(now), await core.store.hold_ends(tx, order.id)
+    if ends is not None and _time_is_over(order, now):
+        # The goods that are still held keep such an order open. A buyer who begins again and again must not prolong it.
+        until = ends
+    elif ends is not None and any(one.is_awaited for one in attempts):
+        until = max(until, ends)
     await core.store.hold(tx, order.id, until=until)
 
 
-def _refuse_closed_order(order: PayableOrder, now: Microseconds) -> None:
+async def _refuse_closed_order(tx: Transaction, core: Core, order: PayableOrder) -> None:
+    """An order whose money was awaited beyond its own time can be paid as long as its goods are held for it."""
     if order.status is OrderStatus.PAID:
         raise AlreadyPaid
-    over = order.status is OrderStatus.OPEN and order.expires_at is not None and order.expires_at <= now
-    if order.status in (OrderStatus.CANCELED, OrderStatus.EXPIRED) or over:
+    if order.status in (OrderStatus.CANCELED, OrderStatus.EXPIRED):
         raise OrderClosed
+    if await _is_over(tx, core, order):
+        raise OrderClosed
+
+
+async def _is_over(tx: Transaction, core: Core, order: PayableOrder) -> bool:
+    now = core.clock.now()
+    return _time_is_over(order, now) and (await core.store.hold_ends(tx, order.id) or 0) <= now
+
+
+def _time_is_over(order: PayableOrder, now: Microseconds) -> bool:
+    return order.status is OrderStatus.OPEN and order.expires_at is not None and order.expires_at <= now
 
 
 def _refuse_while_money_may_move(attempts: list[Payment]) -> None:
@@ -329,7 +361,14 @@ async def _create(
     except GatewayMisconfigured as error:
         await core.write(capturing.alarm, core, recorded.payment, error)
         raise GatewayUnavailable from error
-    settled = await settle(core, opened.snapshot, trigger=trigger, asked_at=asked_at, operation=operation)
+    try:
+        settled = await settle(core, opened.snapshot, trigger=trigger, asked_at=asked_at, operation=operation)
+    except NotFound:
+        # A process that hung for longer than the gateway keeps keys has made a second object. Its client values reach
+        # nobody, and it ends here.
+        with contextlib.suppress(GatewayError):
+            await gateway.void(opened.snapshot.ref)
+        raise GatewayUnavailable from None
     return settled, opened
 
 
@@ -410,7 +449,7 @@ async def _settle_free_order(tx: Transaction, core: Core, order_id: str, actor: 
     """Nothing is due, so no gateway is asked: the goods are taken and the order is complete."""
     now = core.clock.now()
     order = await _own_order(tx, core, order_id, actor, lock=True)
-    _refuse_closed_order(order, now)
+    await _refuse_closed_order(tx, core, order)
     if not await core.store.take(tx, order.id, payment_id="free", now=now):
         raise SoldOut
     await core.store.mark(tx, order, OrderStatus.PAID, now=now)
@@ -426,21 +465,58 @@ async def complete(core: Core, payment_id: str, actor: Actor) -> Result:
     """Ask the gateway how the actor's own payment stands, capture it if the buyer approved, and settle.
 
     What the browser believes is no argument here, except that a buyer who pays elsewhere (by a transfer) says by it
-    that he will. Safe to repeat and to run in parallel. Raises `errors.NotFound`; a gateway that does not answer gives
-    a `Result` with `unknown`.
+    that he will. Safe to repeat and to run in parallel. Raises `errors.NotFound`, and `SoldOut` if the goods are gone
+    before any money was taken or promised; a gateway that does not answer gives a `Result` with `unknown`.
     """
     standing = await core.db.read(_own_payment, core, payment_id, actor)
     await _pass_promise_on(core, standing.payment)
-    return await pursue(core, standing, trigger="buyer")
+    return await _in_full(core, await pursue(core, standing, trigger="buyer"))
 
 
 async def _pass_promise_on(core: Core, payment: Payment) -> None:
-    """Let a gateway know that its buyer means to pay. It is no more than a word, so without an answer we go on."""
+    """Let a gateway know that its buyer means to pay. It is no more than a word, so without an answer we go on.
+
+    The goods are held first. Raises `SoldOut`, so that the buyer hears it while the money is still his.
+    """
     gateway = core.gateways.get(payment.gateway)
     waits = payment.status is PaymentStatus.AWAITING_BUYER and not payment.is_awaited
-    if waits and payment.gateway_ref is not None and isinstance(gateway, PaidElsewhere):
+    if not waits or payment.gateway_ref is None or not isinstance(gateway, PaidElsewhere):
+        return
+    record = partial(core.write, _hold_for_promise, core, payment.id)
+    if await capturing.with_goods_of_others_who_left(core, payment.order_id, record):
         with contextlib.suppress(GatewayError):
             await gateway.promise(payment.gateway_ref)
+
+
+async def _hold_for_promise(tx: Transaction, core: Core, payment_id: str) -> bool:
+    """Whether the money may be promised: somebody waits for it, and the goods are held from now on."""
+    order, payment, attempts = await capturing.lock(tx, core, payment_id)
+    payable = order.status in (OrderStatus.OPEN, OrderStatus.PENDING) and order.total == payment.amount
+    waits = payment.status is PaymentStatus.AWAITING_BUYER and payment.capture_right != "voiding"
+    if not payable or not waits or await _is_over(tx, core, order):
+        return False
+    await _hold(tx, core, order, attempts, now=core.clock.now())
+    return True
+
+
+async def _in_full(core: Core, told: Result) -> Result:
+    """`told` with what only a look at goods and history adds to its sentence for the buyer."""
+    may_say_more = (PaymentStatus.AWAITING_BUYER, PaymentStatus.FAILED, PaymentStatus.CANCELED)
+    if told.unknown or told.payment.status not in may_say_more:
+        return told
+    return await core.db.read(_reworded, core, told)
+
+
+async def _reworded(tx: Transaction, core: Core, told: Result) -> Result:
+    payment = await payments.find(tx, told.payment.id)
+    if payment is None or payment.status is not told.payment.status:
+        return told
+    if payment.is_awaited and payment.decline_code is None:
+        ends = await core.store.hold_ends(tx, payment.order_id)
+        return told if ends is None or ends <= core.clock.now() else replace(told, message=AWAITED_WITH_GOODS)
+    if not payment.is_open and await aftersales.surplus_of(tx, payment) is not None:
+        return replace(told, message=ENDED_WITH_MONEY)
+    return told
 
 
 async def _own_payment(tx: Transaction, core: Core, payment_id: str, actor: Actor) -> Standing:
@@ -473,8 +549,8 @@ async def end_unconfirmed(core: Core, payment_id: str, *, trigger: str) -> Resul
         settled = await capturing.void(core, step.holder, trigger=trigger)
         if settled is None:
             return await capturing.standing_result(core, payment_id, unknown=True)
-        return result(settled.payment, settled.order)
-    return result(step.payment, step.order)
+        return await _in_full(core, result(settled.payment, settled.order))
+    return await _in_full(core, result(step.payment, step.order))
 
 
 async def _record_end(tx: Transaction, core: Core, payment_id: str, *, trigger: str) -> Handover | Standing:

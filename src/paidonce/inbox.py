@@ -85,6 +85,8 @@ async def _receive(tx: Transaction, core: Core, event: WebhookEvent, *, row_id: 
     if payment is None and not _may_become_ours(event):
         # Other software uses the same account at the gateway; refusing its events would end the endpoint there.
         return Received("ignored")
+    if payment is not None and not event.signed and await _joins_one_that_waits(tx, payment, event, now=now):
+        return Received("known")
     known = payment is not None and await _is_known(tx, payment, event)
     state = "processed" if known else "parked" if payment is None else "recorded"
     mine = state == "recorded"
@@ -110,7 +112,8 @@ async def _receive(tx: Transaction, core: Core, event: WebhookEvent, *, row_id: 
     )
     if not inserted:
         return Received("duplicate")
-    if payment is not None:
+    if payment is not None and event.signed:
+        # Anybody can repeat what nobody signed; what comes of it is in the history with its trigger.
         detail = {"gateway": event.gateway, "type": event.type, "event": event.id, "known": known}
         await journal.note(
             tx, "webhook.received", order_id=payment.order_id, payment_id=payment.id, detail=detail, now=now
@@ -124,6 +127,32 @@ INSERT INTO inbox (id, gateway, event_id, type, payment_id, claims, state, outco
 VALUES (:id, :gateway, :event_id, :type, :payment_id, :claims, :state, :outcome, :created_at, :now,
     :finished_at, :due_at, :tries, :token, :lease_until)
 ON CONFLICT (gateway, event_id) DO NOTHING
+"""
+
+
+async def _joins_one_that_waits(tx: Transaction, payment: Payment, event: WebhookEvent, *, now: Microseconds) -> bool:
+    """Whether an unsigned event that says the same waits for its reading already, which then tells this news as well.
+
+    Only one that nobody works on: a reading that has begun may be older than this news, and must not use it up. What
+    waits is read soon, however long it had to wait by now, and for as long as a new event would be.
+    """
+    joined = await tx.execute(
+        _JOIN,
+        {
+            "gateway": event.gateway,
+            "payment_id": payment.id,
+            "claims": json.dumps(_claims(event), sort_keys=True),
+            "now": now,
+            "soon": now + _FIRST_WAIT_SECONDS * SECOND,
+        },
+    )
+    return bool(joined)
+
+
+_JOIN = """
+UPDATE inbox SET received_at = :now, due_at = CASE WHEN due_at < :soon THEN due_at ELSE :soon END
+WHERE gateway = :gateway AND payment_id = :payment_id AND claims = :claims AND lease_token IS NULL
+    AND state IN ('recorded', 'parked')
 """
 
 
@@ -216,15 +245,17 @@ async def stored(tx: Transaction, event_id: str) -> Stored | None:
 async def finish(tx: Transaction, lease: Lease, *, outcome: str, payment_id: str, now: Microseconds) -> None:
     """Mark the event processed, inside the transaction of its effect. A repetition changes nothing.
 
-    An event of a refund or dispute that the reading did not show stays due: the gateway's reading lags behind its news.
+    Whoever lost his lease marks nothing: news that joined the event since then may be newer than his reading. An event
+    of a refund or dispute that the reading did not show stays due: the gateway's reading lags behind its news.
     """
     row = await tx.fetch_one("SELECT gateway, claims FROM inbox WHERE id = :id", {"id": lease.id})
     if row is None or not await _is_here(tx, row["gateway"], json.loads(row["claims"])):
         return
     await tx.execute(
         "UPDATE inbox SET state = 'processed', outcome = :outcome, payment_id = :payment_id, finished_at = :now,"
-        " due_at = NULL, lease_token = NULL, lease_until = 0 WHERE id = :id AND state IN ('recorded', 'parked')",
-        {"id": lease.id, "outcome": outcome, "payment_id": payment_id, "now": now},
+        " due_at = NULL, lease_token = NULL, lease_until = 0"
+        " WHERE id = :id AND lease_token = :token AND state IN ('recorded', 'parked')",
+        {"id": lease.id, "token": lease.token, "outcome": outcome, "payment_id": payment_id, "now": now},
     )
 
 

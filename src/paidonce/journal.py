@@ -169,6 +169,16 @@ async def last_noted_about(tx: Transaction, event: str, *, order_id: str, about:
     return next((row["created_at"] for row in rows if json.loads(row["detail"]).get("about") == about), None)
 
 
+async def details(tx: Transaction, prefix: str, *, order_id: str, payment_id: str) -> list[dict[str, Any]]:
+    """The details of a payment's events whose names begin with `prefix`, oldest first."""
+    rows = await tx.fetch_all(
+        "SELECT detail FROM history WHERE order_id = :order_id AND payment_id = :payment_id AND event LIKE :pattern"
+        " ORDER BY seq",
+        {"order_id": order_id, "payment_id": payment_id, "pattern": f"{prefix}%"},
+    )
+    return [json.loads(row["detail"]) for row in rows]
+
+
 async def note(
     tx: Transaction,
     event: str,

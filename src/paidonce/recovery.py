@@ -19,7 +19,7 @@ from paidonce import aftersales, capturing, checkout, inbox, journal, payments, 
 from paidonce.case import Case
 from paidonce.core import Core
 from paidonce.errors import CommitUnknown, DatabaseDown, GatewayError, GatewayUnavailable, NotFound, Problem
-from paidonce.gateways.base import Gateway
+from paidonce.gateways.base import Gateway, StaffDesk
 from paidonce.inbox import Stored
 from paidonce.leases import Lease, Table, any_due, claim, give_back
 from paidonce.payments import Payment
@@ -40,6 +40,8 @@ _BEFORE_HOLD_ENDS_SECONDS = 60
 _SOONEST_SECONDS = 30
 _SET_ASIDE_SECONDS = 3600
 _AUDIT_AGAIN_SECONDS = 3600
+# Staff who send refunds do so within a few days; later they are reminded.
+_BY_HAND_DAYS = 3
 
 log = logging.getLogger("paidonce.recovery")
 
@@ -346,6 +348,7 @@ async def _alarm_for_late_refunds(case: Case) -> None:
     if await aftersales.is_disputed(case.tx, case.payment.id):
         # It waits for the dispute, which is told by itself.
         return
+    by_hand = isinstance(case.core.gateways.get(case.payment.gateway), StaffDesk)
     for refund in await aftersales.refunds_of(case.tx, case.payment.id):
         if refund.state == "recorded" and case.now - refund.created_at > limit:
             await case.alarm(
@@ -353,6 +356,16 @@ async def _alarm_for_late_refunds(case: Case) -> None:
                 again_seconds=_DAY,
                 refund=refund.id,
                 next_step="Look at the payment's refunds at the gateway. Don't refund by hand: recovery goes on.",
+            )
+        elif refund.state == "pending" and by_hand and case.now - refund.created_at > _BY_HAND_DAYS * _DAY * SECOND:
+            await case.alarm(
+                "refund_by_hand",
+                again_seconds=_DAY,
+                about=refund.id,
+                refund=refund.id,
+                amount=refund.amount.minor,
+                currency=refund.amount.currency,
+                next_step="Nobody else sends it: send it to the buyer, and enter that, or why it can't be sent.",
             )
 
 
@@ -404,7 +417,8 @@ async def _decide(tx: Transaction, core: Core, order_id: str, *, lock: bool) -> 
     if order.status is OrderStatus.OPEN and any(one.status is PaymentStatus.AWAITING_BUYER for one in attempts):
         # The gateway is asked first: the payment's own look ends it, and a later round ends the hold.
         return []
-    lifetime_over = order.expires_at is not None and order.expires_at <= now
+    # What is held is kept for a buyer who turned back from awaited money and may pay another way until then.
+    lifetime_over = order.expires_at is not None and order.expires_at <= now and (ends is None or over)
     expires = order.status is OrderStatus.OPEN and lifetime_over and not any(_may_still_pay(one) for one in attempts)
     return [*([_End.HOLD] if over else []), *([_End.ORDER] if expires else [])]
 

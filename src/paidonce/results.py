@@ -18,10 +18,11 @@ _SLOW = (
     "Your payment is on its way and your goods are reserved. Your bank needs some time for it, up to a few days. "
     "Please do not pay again; this page keeps you posted."
 )
-_AWAITED = (
-    "We are waiting for your money. Your goods are reserved until then, and nothing has been charged; you can still "
-    "choose another way to pay."
-)
+# A part of it may be there already, so none of these says that nothing was charged.
+_TURN_BACK = "You can still choose another way to pay; what has arrived by then goes back to you."
+_AWAITED = f"We are waiting for your money. {_TURN_BACK}"
+AWAITED_WITH_GOODS = f"We are waiting for your money, and your goods are reserved. {_TURN_BACK}"
+ENDED_WITH_MONEY = "The payment has ended. What has arrived of your money pays nothing, and you will get it back."
 _GIVEN_BACK = "Your payment arrived after the goods were gone, or twice. It does not count, and you will get it back."
 _SAYINGS = {
     PaymentStatus.CREATED: "The payment was not started yet. You have not been charged; please try again.",

@@ -157,7 +157,10 @@ async def _bring_up_to_date(case: _Case, asked_at: Microseconds) -> Settled:
 async def _tell_surplus(case: _Case) -> None:
     """The buyer's money beyond what was captured is told once a day as long as the gateway says that it is there."""
     surplus = case.snapshot.surplus
-    if surplus is None or surplus.minor <= 0:
+    if surplus is None:
+        return
+    await aftersales.keep_surplus(case, surplus)
+    if surplus.minor <= 0:
         return
     await case.alarm(
         "surplus",
@@ -354,8 +357,8 @@ async def _keep_goods_for_awaited(case: _Case, *, is_new: bool) -> None:
         await case.mark_order(OrderStatus.PENDING)
     longest = case.payment.created_at + case.core.policy.pending_hold_seconds * SECOND
     until = min(case.snapshot.awaited_until, longest)
-    if case.order.status is OrderStatus.PENDING and until > case.now:
-        await prolong_hold(case, until)
+    if case.order.status is OrderStatus.PENDING:
+        await _prolong_if_longer(case, until)
     if is_new:
         await case.emit("payment.pending", reason=case.payment.pending_reason)
 
@@ -560,6 +563,11 @@ async def _hold_while_in_progress(case: _Case) -> None:
         return
     policy = case.core.policy
     until = min(policy.hold_until(case.now), case.payment.created_at + policy.longest_hold_seconds * SECOND)
+    await _prolong_if_longer(case, until)
+
+
+async def _prolong_if_longer(case: _Case, until: Microseconds) -> None:
+    """Never earlier than they are free anyway: somebody else may have prolonged the hold since."""
     ends = await case.core.store.hold_ends(case.tx, case.order.id)
     if until > case.now and (ends is None or until > ends):
         await prolong_hold(case, until)

@@ -38,6 +38,7 @@ class Town:
     plain: str
     react: str
     stranger: str
+    database: Path
 
     def page(self, name: str) -> str:
         """The address of a front end by its name."""
@@ -68,7 +69,7 @@ def town(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         put_plain(stranger, shop.url)
         put_react(react, shop.url)
         around = replace(shop, allowed=(*shop.allowed, plain.url, react.url, stranger.url))
-        yield Town(around, plain.url, react.url, stranger.url)
+        yield Town(around, plain.url, react.url, stranger.url, folder / "paidonce.db")
 
 
 @pytest.fixture

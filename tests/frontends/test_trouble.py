@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 from playwright.sync_api import Route, expect
@@ -71,6 +73,79 @@ def test_money_that_takes_days_is_told_as_pending_and_nothing_else_is_offered(gu
     assert guest.page.locator("stripe-payment").count() == 0
     assert len(guest.state(order)["payments"]) == 1
     guest.console[:] = [line for line in guest.console if "status of 409" not in line]
+
+
+def buy_all_of_it(guest: Visit, town: Town, order: str) -> None:
+    """The time for which the goods of `order` were kept is over, and somebody else is paying for all of them."""
+    with closing(sqlite3.connect(town.database, timeout=20)) as own, own:
+        assert own.execute("UPDATE holds SET expires_at = 1 WHERE order_id = ?", (order,)).rowcount == 1
+    browser = guest.context.browser
+    assert browser is not None
+    other = browser.new_context()
+    api, who = f"{town.shop.url}/api", {"name": "Quick", "email": "quick@example.com", "password": "a-long-password"}
+    assert other.request.post(f"{api}/users", data=who).status == 201
+    theirs = other.request.post(f"{api}/orders", data={"lines": [{"sku": "PHONES-01", "quantity": 4}]}).json()
+    started = other.request.post(f"{api}/orders/{theirs['id']}/payments", data={"gateway": "stripe"})
+    assert started.status == 201, started.text()
+    other.close()
+
+
+def test_money_that_goes_back_is_not_told_as_paid(guest: Visit, town: Town) -> None:
+    """The goods were gone when the money came: the page said "is paid" in green, and the buyer waited for a parcel."""
+    order = guest.order("PHONES-01", 4)
+    guest.page.goto(f"{town.plain}/?order={order}")
+    guest.choose_card("3-D Secure")
+    guest.pay_by_card()
+    agree = guest.page.get_by_role("button", name="Authorize payment")
+    expect(agree).to_be_visible()
+    buy_all_of_it(guest, town, order)
+    agree.click()
+    message = guest.page.locator("payment-methods > .payment-message")
+    expect(message.get_by_role("status")).to_contain_text("you will get it back")
+    expect(message).to_have_attribute("data-tone", "info")
+    (event,) = heard(guest.page)
+    assert (event["type"], event["status"], event["order_status"]) == ("pending", "captured", "open")
+    expect(done(guest.page)).to_have_count(0)
+    expect(guest.page.locator("payment-methods")).to_have_attribute("done", "")
+    assert guest.page.locator("stripe-payment, paypal-payment").count() == 0, "no form that could be paid again"
+    assert guest.state(order)["status"] == "open"
+
+
+def test_a_page_with_a_parameter_payment_of_its_own_comes_back_clean(guest: Visit, town: Town) -> None:
+    """The page's own `payment=card` was taken for the payment: no return ended, and the secret stayed to be seen."""
+    order = guest.order()
+    guest.page.goto(f"{town.plain}/?payment=card&order={order}&payment&tab=2")
+    assert guest.page.url.endswith("&tab=2"), "what is the page's own stays while nothing came back"
+    guest.choose_card("3-D Secure")
+    guest.pay_by_card()
+    guest.page.get_by_role("button", name="Authorize payment").click()
+    expect(done(guest.page)).to_be_visible()
+    assert guest.page.url == f"{town.plain}/?order={order}&tab=2"
+    assert [event["type"] for event in heard(guest.page)] == ["paid"]
+    guest.assert_no_secret_left()
+    assert [one["status"] for one in guest.state(order)["payments"]] == ["captured"]
+
+
+def test_a_return_url_with_another_parameter_payment_comes_back_clean(guest: Visit, town: Town) -> None:
+    """The same where the page says itself where to come back to."""
+    order = guest.order()
+    guest.page.goto(f"{town.plain}/?order={order}")
+    expect(guest.page.locator("payment-methods")).to_have_attribute("order", order)
+    guest.page.evaluate(
+        """(url) => {
+          const methods = document.querySelector('payment-methods');
+          methods.setAttribute('return-url', url);
+          return methods.reload();
+        }""",
+        f"{town.plain}/?payment=card&order={order}&payment={{payment}}",
+    )
+    guest.choose_card("3-D Secure")
+    guest.pay_by_card()
+    guest.page.get_by_role("button", name="Authorize payment").click()
+    expect(done(guest.page)).to_be_visible()
+    assert guest.page.url == f"{town.plain}/?payment=card&order={order}"
+    guest.assert_no_secret_left()
+    assert [one["status"] for one in guest.state(order)["payments"]] == ["captured"]
 
 
 def test_a_module_of_another_origin_than_the_shops_is_not_loaded(guest: Visit, town: Town) -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 import paidonce.db
 from paidonce import Actor, Payments, serving
@@ -42,6 +44,16 @@ def who_asks(request: Request) -> Actor | None:
             raise HTTPException(401, "host says no")
         case "led away":
             raise HTTPException(303, headers={"Location": "/sign-in"})
+        case "limited":
+            raise HTTPException(429, "host says canary", headers={"retry-after": "60", "X-Host": "canary"})
+        case "down":
+            raise HTTPException(503, "host says canary", headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"})
+        case "refused otherwise":
+            raise HTTPException(410, "host says canary")
+        case "refused plainly":
+            raise HTTPException(400, "host says canary")
+        case "broken":
+            raise HTTPException(502, "host says canary")
         case "wrong type":
             return "bo"  # type: ignore[return-value]
     return None if name is None else Actor(name, is_staff=name == "staff")
@@ -57,7 +69,7 @@ class Host:
 
 
 @contextmanager
-def hosted(url: str, **settings: str) -> Iterator[Host]:
+def hosted(url: str, root: str = "", **settings: str) -> Iterator[Host]:
     with serving.bind(serving.LOOPBACK, 0, fix="A free port was asked for.") as listener:
         origin = f"http://{serving.LOOPBACK}:{listener.getsockname()[1]}"
         environment = {
@@ -69,8 +81,20 @@ def hosted(url: str, **settings: str) -> Iterator[Host]:
         }
         payments = Payments(store=Nothing(), current_user=who_asks, return_path=RETURN_PATH, environment=environment)
         host = Host(origin, payments, [])
-        with in_thread(_application(host), listener):
+        with in_thread(_below(_application(host), root), listener):
             yield host
+
+
+def _below(app: ASGIApp, root: str) -> ASGIApp:
+    """`app` as a server hands requests to it behind a proxy that has taken the path `root` off."""
+
+    async def moved(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and root:
+            path = root.rstrip("/") + scope["path"]
+            scope = {**scope, "root_path": root, "path": path, "raw_path": path.encode()}
+        await app(scope, receive, send)
+
+    return moved
 
 
 def _application(host: Host) -> FastAPI:
@@ -95,6 +119,10 @@ def _application(host: Host) -> FastAPI:
     @app.get("/own")
     async def own(number: int) -> dict[str, int]:
         return {"number": number}
+
+    @app.post("/own-checked-form", dependencies=[Depends(host.payments.check_origin)])
+    async def own_checked_form() -> None:
+        return None
 
     @app.post("/own-form")
     async def own_form(request: Request) -> dict[str, str]:
@@ -162,6 +190,80 @@ async def test_however_the_host_says_no_the_interface_says_not_signed_in(client:
     assert "Location" not in answer.headers
     # Gateways and probes are not asked who they are.
     assert (await client.get("/healthz", headers={"x-user": name})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code", "wait"),
+    [
+        ("limited", 429, "too_many_attempts", "60"),
+        ("down", 503, "service_unavailable", "Wed, 21 Oct 2026 07:28:00 GMT"),
+        ("refused otherwise", 410, "invalid_request", None),
+        ("refused plainly", 400, "invalid_request", None),
+    ],
+)
+async def test_what_the_host_refuses_keeps_its_status(
+    client: Client, name: str, status: int, code: str, wait: str | None
+) -> None:
+    """A host's limit on requests became "something went wrong", and no client knew when to try again."""
+    answer = await client.get(PAYMENT, headers={"x-user": name})
+    assert answer.is_problem(status, code)
+    assert answer.headers.get("Retry-After") == wait
+    assert answer.json.get("retry_after") == (60 if name == "limited" else None)
+    # The host's words and headers are for its own pages.
+    assert "canary" not in answer.text + str(answer.headers)
+
+
+async def test_other_trouble_of_the_hosts_is_found_in_the_log(client: Client) -> None:
+    with capture_logs() as lines:
+        answer = await client.get(PAYMENT, headers={"x-user": "broken"})
+    assert answer.is_problem(500, "internal_error")
+    assert "canary" not in answer.text
+    (told,) = (line for line in lines if line["event"] == "unexpected_error")
+    assert told["incident"] == answer.json["incident"]
+    assert "HTTPException" in told["traceback"]
+
+
+async def test_a_host_on_https_decides_itself_about_the_whole_host(sqlite_url: str) -> None:
+    """Mounted routes bound the host and all its subdomains to https for two years."""
+    with hosted(sqlite_url, PAIDONCE_PUBLIC_URL="https://shop.example") as host:
+        async with Client(host.url) as client:
+            for path in ("/healthz", "/assets/paidonce.js", PAYMENT):
+                answer = await client.get(path)
+                assert answer.headers["X-Content-Type-Options"] == "nosniff"
+                assert "Strict-Transport-Security" not in answer.headers
+
+
+@pytest.mark.parametrize("root", ["", "/shop", "/api"])
+async def test_the_rules_hold_below_a_path_as_well(sqlite_url: str, root: str) -> None:
+    """Behind `--root-path /shop` the API took forms, and neither listed front ends nor webhooks had their rules."""
+    front_end = {"origin": "https://www.shop.example", "sec-fetch-site": "same-site"}
+    with hosted(sqlite_url, root, PAIDONCE_ALLOWED_ORIGINS=front_end["origin"]) as host:
+        async with Client(host.url) as client:
+            form = await client.request("POST", f"{PAYMENT}/refunds", data={"amount": "1"}, headers={"x-user": "staff"})
+            assert form.is_problem(415, "invalid_request")
+            read = await client.get(PAYMENT, headers={"x-user": "bo", **front_end})
+            assert read.is_problem(404, "not_found")
+            written = await client.post(f"{PAYMENT}/complete", {}, headers={"x-user": "bo", **front_end})
+            assert written.is_problem(404, "not_found")
+            module = await client.get("/assets/paidonce.js", headers=front_end)
+            for answer in (read, written, module):
+                assert answer.headers["Access-Control-Allow-Origin"] == front_end["origin"]
+            assert "Access-Control-Allow-Credentials" not in module.headers
+            large = await client.request("POST", "/webhooks/stripe", data=b"{" + b" " * 100_000)
+            assert large.is_problem(400, "webhook_refused")
+            news = await client.request("POST", "/webhooks/stripe", data=b"{}", headers=front_end)
+            assert news.is_problem(403, "forbidden")
+            assert "Access-Control-Allow-Origin" not in news.headers
+            assert await host.payments.core.db.read(_count) == 0
+
+
+async def test_the_hosts_own_forms_can_have_the_same_check(client: Client) -> None:
+    own = {"Origin": client.url, "Sec-Fetch-Site": "same-origin"}
+    assert (await client.request("POST", "/own-checked-form", headers=own)).status == 200
+    assert (await client.request("POST", "/own-checked-form")).status == 200
+    for foreign in (ELSEWHERE, {"Origin": "null"}, {"Origin": f"{client.url}.evil.example"}):
+        refused = await client.request("POST", "/own-checked-form", headers=foreign)
+        assert (refused.status, refused.json) == (403, {"host": 403})
 
 
 async def test_a_user_of_another_type_is_a_bug_and_not_a_guest(client: Client) -> None:

@@ -106,6 +106,24 @@ async def test_coming_back_declined_says_why_on_the_pay_page(quick_shop: WebShop
     assert "did not go through" in (await buyer.page(f"/orders/{order['id']}")).text
 
 
+async def test_coming_back_with_money_that_goes_back_asks_nobody_to_pay(quick_shop: WebShop, buyer: Client) -> None:
+    """The goods were gone: the buyer hears that the money comes back, on the order's page and not on the pay page."""
+    order = await buyer.order("PHONES-01", 4)
+    started = await buyer.start(order["id"], "stripe")
+    quick_shop.clock.pass_seconds(quick_shop.app.state.paidonce.running.policy.hold_seconds + 1)
+    async with quick_shop.client() as other:
+        await other.sign_up("quicker@example.com")
+        await other.start((await other.order("PHONES-01", 4))["id"], "stripe")
+    quick_shop.agree(started)
+    here = f"/orders/{order['id']}"
+    back = await buyer.page(f"{here}/return?payment={started['id']}")
+    assert (back.status, back.headers["Location"]) == (303, here)
+    page = (await buyer.page(here)).text
+    assert "came too late and does not count for this order; you get it back" in page
+    assert "Thank you" not in page
+    assert (await buyer.get(f"/api/orders/{order['id']}")).json["status"] == "open"
+
+
 async def test_payments_of_another_order_are_not_taken_by_the_return(quick_shop: WebShop, buyer: Client) -> None:
     cheap, dear = await buyer.order("TEA-01"), await buyer.order("PHONES-01")
     started = await buyer.start(cheap["id"], "stripe")

@@ -110,4 +110,6 @@ LOGGING = {
     "disable_existing_loggers": False,
     "handlers": {"console": {"class": "logging.StreamHandler"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
+    # runserver's line per request would show the addresses that gateways send buyers back to, secrets included.
+    "loggers": {"django.server": {"level": "CRITICAL"}},
 }

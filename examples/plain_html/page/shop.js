@@ -74,7 +74,8 @@ async function checkOut(id) {
   methods.setAttribute('order', id);
   methods.setAttribute('api-base', SHOP);
   methods.addEventListener('paid', () => { $('done').textContent = `Order ${order.number} is paid.`; });
-  methods.addEventListener('pending', () => { $('done').textContent = 'Your order waits for the money.'; });
+  // The element has said why: the money takes its time, or it came too late and goes back.
+  methods.addEventListener('pending', () => { $('done').textContent = `Order ${order.number} is not paid yet.`; });
   methods.addEventListener('error', ({ detail }) => { if (detail.code === 'not_signed_in') show('sign-in'); });
   $('checkout').replaceChildren(methods);
   show('pay');

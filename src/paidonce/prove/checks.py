@@ -269,11 +269,11 @@ class Watch:
 
     def voids_are_made(self, before: Microseconds) -> None:
         """Raise `Violation` if a void that was written down before then still waits, though the gateway answers."""
-        # While the bank decides on slow money, no gateway lets it go.
+        # While the bank decides on slow money, no gateway lets it go; once it has, the next look does it.
         query = (
             "SELECT p.id FROM operations o JOIN payments p ON p.id = o.payment_id"  # noqa: S608
             " AND p.status IN ('awaiting_buyer', 'authorized')"
-            f" WHERE o.kind = 'void' AND o.state = 'recorded' AND o.created_at < {before}"
+            f" WHERE o.kind = 'void' AND o.state = 'recorded' AND o.created_at < {before} AND p.updated_at < {before}"
         )
         for (payment,) in self.books.rows(query):
             raise Violation("I9", f"{payment} was to be voided, and nobody does it")

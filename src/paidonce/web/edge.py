@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from paidonce.config import Settings
 from paidonce.errors import Forbidden, Problem
 from paidonce.web import origins, problems
+from paidonce.web.shop import route_path
 
 LARGEST_BODY_BYTES = 64 * 1024
 # Gateways send whole objects; the largest known are far below this.
@@ -32,6 +33,7 @@ BODY_SECONDS = 20.0
 log = structlog.get_logger("paidonce.requests")
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+FORGED = "This request came from another site and was refused."
 
 # Everything comes from the shop itself; the pay page adds exactly what its gateways' components name.
 _CSP: Mapping[str, tuple[str, ...]] = {
@@ -48,11 +50,17 @@ _OTHER_FEATURES = ("camera", "geolocation", "microphone", "usb")
 
 
 class Edge:
-    """The ASGI layer around the application."""
+    """The ASGI layer around the application.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    `below` is the path that the application's own paths follow where something has taken it off already: the assets of
+    a host keep their rules wherever they are mounted. `owns_host` is True where the whole host belongs to the shop.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, *, below: str = "", owns_host: bool = False) -> None:
         self._app = app
         self._settings = settings
+        self._below = below
+        self._owns_host = owns_host
         self._public = urlsplit(settings.origin).netloc
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,24 +72,26 @@ class Edge:
         if method == "HEAD":
             # Answered like GET; the server leaves the body out.
             scope = {**scope, "method": "GET"}
-        answer = _Answer(scope, send, self._settings, method)
+        # Taken now: a router that passes the request on changes the scope's root_path.
+        path = self._below + route_path(scope)
+        answer = _Answer(scope, send, self._settings, method, path, owns_host=self._owns_host)
         # Bound for this request alone: a host may keep words of its own there.
         with structlog.contextvars.bound_contextvars(request_id=answer.request_id):
             try:
-                await self._handle(scope, receive, answer)
+                await self._handle(scope, path, receive, answer)
             finally:
                 answer.write_log()
 
-    async def _handle(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _handle(self, scope: Scope, path: str, receive: Receive, answer: _Answer) -> None:
         connection = HTTPConnection(scope)
         try:
-            if origins.is_preflight(self._settings, scope["method"], scope["path"], connection.headers):
+            if origins.is_preflight(self._settings, scope["method"], path, connection.headers):
                 await Response(status_code=204)(scope, receive, answer.send)
                 return
-            self._check_origin(scope["method"], scope["path"], connection.headers)
-            largest = LARGEST_WEBHOOK_BYTES if scope["path"].startswith(WEBHOOKS) else LARGEST_BODY_BYTES
+            self._check_origin(scope["method"], path, connection.headers)
+            largest = LARGEST_WEBHOOK_BYTES if path.startswith(WEBHOOKS) else LARGEST_BODY_BYTES
             body = await _read_body(receive, connection.headers, largest)
-            _check_content_type(scope["path"], connection.headers, body)
+            _check_content_type(path, connection.headers, body)
             await self._app(scope, _replay(body, receive), answer.send)
         except Problem as problem:
             await problems.render(connection, problem)(scope, receive, answer.send)
@@ -94,23 +104,29 @@ class Edge:
             await problems.unexpected(connection, error)(scope, receive, answer.send)
 
     def _check_origin(self, method: str, path: str, headers: Headers) -> None:
-        """Refuse what another site makes a browser send. Clients without a browser send neither header.
+        """Refuse what another site makes a browser send.
 
         A listed front end may call the API and nothing else: forms of pages stay the shop's own.
         """
-        if method in _SAFE_METHODS or origins.may_call(self._settings, path, headers):
-            return
-        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-        if site is not None:
-            allowed = site in {"same-origin", "none"}
-        elif origin is not None:
-            # "null" has no host, and neither has a request that could be compared with it.
-            host = urlsplit(origin).netloc
-            allowed = bool(host) and host in {self._public, headers.get("host")}
-        else:
-            allowed = True
-        if not allowed:
-            raise Forbidden("This request came from another site and was refused.")
+        if not origins.may_call(self._settings, path, headers) and is_forged(method, headers, self._public):
+            raise Forbidden(FORGED)
+
+
+def is_forged(method: str, headers: Headers, public_host: str) -> bool:
+    """Whether another site made a browser send this. Clients without a browser send neither header.
+
+    `public_host` is the shop's own host as browsers write it, with its port.
+    """
+    if method in _SAFE_METHODS:
+        return False
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site not in {"same-origin", "none"}
+    if origin is None:
+        return False
+    # "null" has no host, and neither has a request that could be compared with it.
+    host = urlsplit(origin).netloc
+    return not host or host not in {public_host, headers.get("host")}
 
 
 class _ClientGone(Exception):
@@ -120,9 +136,13 @@ class _ClientGone(Exception):
 class _Answer:
     """Sends the answer with our headers, and remembers what the log line needs."""
 
-    def __init__(self, scope: Scope, send: Send, settings: Settings, method: str) -> None:
+    def __init__(
+        self, scope: Scope, send: Send, settings: Settings, method: str, path: str, *, owns_host: bool
+    ) -> None:
         self._scope = scope
         self._method = method
+        self._path = path
+        self._owns_host = owns_host
         self._send = send
         self._settings = settings
         self._began = time.perf_counter()
@@ -143,8 +163,9 @@ class _Answer:
         for name, value in page_headers(extra).items():
             headers[name] = value
         headers.setdefault("Cache-Control", "no-store")
-        origins.tell(self._settings, self._method, self._scope["path"], Headers(scope=self._scope), headers)
-        if self._settings.https:
+        origins.tell(self._settings, self._method, self._path, Headers(scope=self._scope), headers)
+        if self._settings.https and self._owns_host:
+            # Of a host that also has other things on it, or on its subdomains, this is not ours to promise.
             headers["Strict-Transport-Security"] = "max-age=63072000; includeSubDomains"
 
     def write_log(self) -> None:

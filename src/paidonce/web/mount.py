@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.routing import APIRoute
 from markupsafe import Markup
 from starlette.applications import Starlette
@@ -32,7 +33,7 @@ from paidonce.errors import ConfigError
 from paidonce.gateways.base import Component, Gateway
 from paidonce.ports import Clock, Database, Ids
 from paidonce.store import Store
-from paidonce.web import edge, problems, routes, views
+from paidonce.web import edge, origins, problems, routes, views
 from paidonce.web.accounts import User
 from paidonce.web.auth import HOST_USER
 from paidonce.web.offers import Offer, Payable
@@ -90,7 +91,9 @@ class Payments:
             return_path=return_path,
         )
         self.router = _router(self._wiring, current_user)
-        self.assets = _guarded(self._wiring, Router(routes=asset_routes(self._wiring.components)))
+        self.assets = _guarded(
+            self._wiring, Router(routes=asset_routes(self._wiring.components)), below=origins.ASSETS.rstrip("/")
+        )
 
     # ── Life ──────────
 
@@ -115,6 +118,14 @@ class Payments:
     def core(self) -> Core:
         """What the actions take: `paidonce.complete(payments.core, …)`. Only while `lifespan` runs."""
         return self._wiring.running
+
+    def check_origin(self, request: Request) -> None:
+        """A dependency for the shop's own forms: refuses what another site makes a browser send, as our routes do.
+
+        Raises FastAPI's `HTTPException` with 403, which the shop's own handlers answer.
+        """
+        if edge.is_forged(request.method, request.headers, urlsplit(self.settings.origin).netloc):
+            raise HTTPException(403, edge.FORGED)
 
     # ── The shop's own pay page ──────────
 
@@ -231,9 +242,9 @@ def _route_class(wiring: Wiring) -> type[APIRoute]:
     return Guarded
 
 
-def _guarded(wiring: Wiring, app: ASGIApp) -> ASGIApp:
-    """`app` as if it lay in an application of ours."""
-    inner = edge.Edge(_answering(app), wiring.settings)
+def _guarded(wiring: Wiring, app: ASGIApp, *, below: str = "") -> ASGIApp:
+    """`app` as if it lay in an application of ours, at the path `below` where it is mounted as a whole."""
+    inner = edge.Edge(_answering(app), wiring.settings, below=below)
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         scope[MOUNTED] = wiring

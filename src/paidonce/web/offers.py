@@ -59,7 +59,7 @@ class Payable(Protocol):
 async def payable_order(tx: Transaction, store: Store, order_id: str, user_id: str) -> PayableOrder:
     """The order, if `user_id` can pay it now. Raises what `refuse_unpayable` raises."""
     order = await store.find(tx, order_id, lock=False)
-    if order is None:
+    if order is None or order.id != order_id:
         raise NotFound("We could not find this order.")
     refuse_unpayable(order, await payments.of_order(tx, order.id), user_id)
     return order

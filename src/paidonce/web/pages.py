@@ -212,6 +212,7 @@ async def show_order(request: Request, order_id: OrderId, user: MaybeUser, core:
         return to_sign_in(f"/orders/{order_id}")
     order, attempts = await core.db.read(api.own_order, shop.store, order_id, user)
     under_way = _first(attempts, _UNDER_WAY)
+    hold_ends = await core.db.read(core.store.hold_ends, order.id)
     return views.page(
         request,
         "order.html",
@@ -226,6 +227,7 @@ async def show_order(request: Request, order_id: OrderId, user: MaybeUser, core:
         held=next((one for one in attempts if _is_held(one.payment)), None),
         comes_back=any(one.payment.is_owed for one in attempts),
         awaited=any(one.payment.is_awaited for one in attempts),
+        goods_held=hold_ends is not None and hold_ends > core.clock.now(),
         came_back=any(one.payment.owed_to_buyer for one in attempts),
         declined=_declined(attempts),
         images=await _images(core, shop),
@@ -304,7 +306,8 @@ async def pay_return(request: Request, order_id: OrderId, user: MaybeUser, core:
     status = result.payment.status
     # An order is pending as well while its buyer's own transfer is awaited.
     told_there = result.order_status in (OrderStatus.PAID, OrderStatus.PENDING)
-    if told_there or result.unknown or status in _UNDER_WAY | {PaymentStatus.HELD}:
+    # Money that arrived and does not pay the order goes back: the order's own page says so, and nothing is to be paid.
+    if told_there or result.unknown or status in _UNDER_WAY | {PaymentStatus.HELD, PaymentStatus.CAPTURED}:
         return views.go_to(here)
     if status is PaymentStatus.AWAITING_BUYER and not result.recoverable:
         return told(shop, f"{here}/pay", _CAME_BACK, "info")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import traceback
 from collections.abc import Mapping, Sequence
@@ -24,14 +25,16 @@ from paidonce.errors import (
     NotFound,
     NotSignedIn,
     Problem,
+    TooManyAttempts,
 )
 from paidonce.logs import scrub_text
 from paidonce.web import health
-from paidonce.web.shop import has_pages
+from paidonce.web.shop import has_pages, route_path
 
 log = structlog.get_logger(__name__)
 
 _MOST_ERRORS_NAMED = 5
+_HOST_UNAVAILABLE = "The shop can't answer right now. Please try again in a moment; you are never charged twice."
 
 ANSWERED: tuple[type[Exception], ...] = (
     Problem,
@@ -41,6 +44,9 @@ ANSWERED: tuple[type[Exception], ...] = (
     HTTPException,
     RequestValidationError,
 )
+
+# How hosts say that nobody is signed in, or lead to their sign-in page.
+_SIGN_IN_STATUSES = frozenset({401, 302, 303, 307})
 
 
 class MethodNotAllowed(Problem):
@@ -71,6 +77,17 @@ class NotJson(Problem):
     default_message = "Send JSON with the header Content-Type: application/json."
 
 
+class Refused(Problem):
+    """A host's own refusal, with the host's status; its words belong to its pages."""
+
+    code, title = "invalid_request", "The request was refused"
+    default_message = "The shop refused this request."
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__()
+
+
 class ServiceUnavailable(Problem):
     """The database can't be used right now."""
 
@@ -90,6 +107,8 @@ async def answer(request: Request, error: Exception) -> Response:
     """The answer to one of `ANSWERED`."""
     if isinstance(error, DatabaseDown | CommitUnknown):
         health.database_failed(request.app)
+    if isinstance(error, HTTPException) and not _is_refusal(error):
+        return unexpected(request, error)
     return render(request, to_problem(error), headers=_kept_headers(error))
 
 
@@ -167,32 +186,49 @@ def wants_page(connection: HTTPConnection) -> bool:
     """Whether a person looks at the answer: a browser asks for text/html, and the API is never a page."""
     if not has_pages(connection):
         return False
-    path = connection.url.path
+    path = route_path(connection.scope)
     is_machine = path.startswith(("/api/", "/assets/")) or path in {"/api", "/healthz", "/readyz", "/openapi.json"}
     return not is_machine and "text/html" in connection.headers.get("accept", "")
 
 
+_OF_STATUS: Mapping[int, type[Problem]] = {
+    **dict.fromkeys(_SIGN_IN_STATUSES, NotSignedIn),
+    403: Forbidden,
+    404: NotFound,
+    405: MethodNotAllowed,
+}
+
+
 def _from_http(error: HTTPException) -> Problem:
-    match error.status_code:
-        case 404:
-            return NotFound()
-        case 405:
-            return MethodNotAllowed()
-        case 401 | 302 | 303 | 307:
-            # How hosts say that nobody is signed in, or lead to their sign-in page.
-            return NotSignedIn()
-        case 403:
-            return Forbidden()
-        case 400:
-            return InvalidRequest("The body is not readable JSON. Send one JSON object in UTF-8.")
-        case _:
-            return Problem()
+    status = error.status_code
+    if status in _OF_STATUS:
+        return _OF_STATUS[status]()
+    if status == 429:
+        return TooManyAttempts(retry_after_seconds=_retry_after(error))
+    if status == 503:
+        return ServiceUnavailable(_HOST_UNAVAILABLE, retry_after_seconds=_retry_after(error))
+    if status == 400 and error.__cause__ is not None:
+        # FastAPI's own word for what it could not parse; a host that refuses has no cause to name.
+        return InvalidRequest("The body is not readable JSON. Send one JSON object in UTF-8.")
+    return Refused(status) if 400 <= status < 500 else Problem()
+
+
+def _is_refusal(error: HTTPException) -> bool:
+    """Whether a host said no on purpose. Any other exception of its own is a bug, or trouble that somebody must see."""
+    return error.status_code in _SIGN_IN_STATUSES or 400 <= error.status_code < 500 or error.status_code == 503
+
+
+def _retry_after(error: HTTPException) -> int | None:
+    """The seconds that a host wants to be left alone; None if it says a date, or nothing."""
+    said = _kept_headers(error).get("Retry-After", "")
+    return int(said) if re.fullmatch(r"[0-9]{1,7}", said) else None
 
 
 def _kept_headers(error: Exception) -> Mapping[str, str]:
-    # A 405 has to name the methods that work. Whatever else a host's own refusals carry belongs to its pages.
+    # A 405 has to name the methods that work, and clients wait as long as they are told to. Whatever else a host's own
+    # refusals carry belongs to its pages.
     given = error.headers or {} if isinstance(error, HTTPException) else {}
-    return {name: value for name, value in given.items() if name.lower() == "allow"}
+    return {name.title(): value for name, value in given.items() if name.lower() in {"allow", "retry-after"}}
 
 
 def _explain(errors: Sequence[Any]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from paidonce.config import Settings
 from paidonce.core import Core
@@ -82,6 +83,13 @@ class Shop(Wiring):
         key = self.settings.secret_key.get_secret_value().encode()
         digest = hmac.new(key, f"{purpose}.{body}".encode("utf-8", "replace"), hashlib.sha256).digest()
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def route_path(scope: Scope) -> str:
+    """The path as the routes see it: without the prefix below which a proxy or another application has mounted ours."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
 def wiring_of(connection: HTTPConnection) -> Wiring:

@@ -6,11 +6,16 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
+from django.core.handlers.asgi import ASGIRequest
+from django.db import connection
 from django.http import HttpResponse
+from django.middleware.csrf import get_token
 from django.template import Context, Template
 from django.test import AsyncClient, Client, RequestFactory
 from django.test.utils import override_settings
@@ -20,7 +25,7 @@ from shop.models import Order, Points, Product
 
 from contrib.django.twins import Shop
 from paidonce.contrib.django import runtime as wiring
-from paidonce.contrib.django import urls
+from paidonce.contrib.django import urls, views
 from paidonce.contrib.django.auth import signed_in
 from paidonce.core import Actor
 from paidonce.web import routes
@@ -269,6 +274,133 @@ def test_input_that_cant_be_used_says_why(shop: Shop, buyer: User, raw: bytes, c
     assert is_problem(answer, status, "invalid_request")
     assert answer.json()["detail"]
     assert shop.count("payments") == 0
+
+
+# ── What can't be read is not nothing ──────────
+
+
+class Broken(BytesIO):
+    """The connection to a client that went away."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError("connection reset")
+
+
+@dataclass
+class Post:
+    """A request as a WSGI server hands it over: what can be read need not be what was declared."""
+
+    content_type: str
+    stream: bytes | None
+    declared: str | None
+    is_chunked: bool = False
+
+    def to(self, client: Client, path: str, **more: Any) -> Any:
+        extra = {**more, "wsgi.input": Broken() if self.stream is None else BytesIO(self.stream)}
+        extra |= {} if self.declared is None else {"CONTENT_LENGTH": self.declared}
+        extra |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True} if self.is_chunked else {}
+        return client.generic("POST", path, b"", self.content_type, **{"CONTENT_TYPE": self.content_type, **extra})
+
+
+PART = b'{"amount": 250}'
+FORM = b'--b\r\nContent-Disposition: form-data; name="amount"\r\n\r\n250\r\n--b--\r\n'
+MULTIPART = "multipart/form-data; boundary=b"
+
+
+@pytest.mark.parametrize(
+    ("lost", "status"),
+    [
+        (Post(JSON, PART, None, is_chunked=True), 411),
+        (Post(JSON, PART, "0", is_chunked=True), 411),
+        (Post(JSON, PART, None), 411),
+        (Post(MULTIPART, FORM, str(len(FORM))), 415),
+        (Post("application/x-www-form-urlencoded", b"amount=250", "10"), 415),
+        (Post(JSON, PART[:7], "15"), 400),
+        (Post(JSON, None, "15"), 400),
+        (Post(JSON, b" ", "1"), 422),
+    ],
+)
+def test_an_amount_that_cant_be_read_never_becomes_all_of_it(
+    shop: Shop, buyer: User, staff: User, lost: Post, status: int
+) -> None:
+    """A part whose body is lost on the way is refused, also where Django's check of its token reads forms."""
+    order = shop.order(buyer)
+    payment = pay(shop, browser(buyer), order)
+    client = browser(staff, enforce_csrf_checks=True)
+    client.cookies["csrftoken"] = token = get_token(RequestFactory().get("/"))
+    sent = len(shop.transport.sent)
+    for action in ("refunds", "capture"):
+        answer = lost.to(client, f"/api/payments/{payment}/{action}", HTTP_X_CSRFTOKEN=token)
+        assert is_problem(answer, status, "invalid_request"), answer.content
+        assert answer.json()["detail"]
+    assert len(shop.transport.sent) == sent
+    assert shop.count("refunds") == 0
+    whole = Post(JSON, PART, "15").to(client, f"/api/payments/{payment}/refunds", HTTP_X_CSRFTOKEN=token)
+    assert (whole.status_code, whole.json()["amount"]) == (201, 250)
+
+
+def test_a_middleware_of_the_host_that_read_the_body_is_told(shop: Shop, buyer: User, staff: User) -> None:
+    """Whoever read the stream before us left nothing of the amount, so nothing is given back."""
+    payment = pay(shop, browser(buyer), shop.order(buyer))
+    request = RequestFactory().post(f"/api/payments/{payment}/refunds", b'{"amount": 250}', content_type=JSON)
+    request.user, request._dont_enforce_csrf_checks = staff, True
+    assert request.read()
+    assert is_problem(views.refund(request, payment_id=payment), 400, "invalid_request")
+    assert shop.count("refunds") == 0
+    # Django keeps what was read as `body`, and that is fine.
+    request = RequestFactory().post(f"/api/payments/{payment}/refunds", b'{"amount": 250}', content_type=JSON)
+    request.user, request._dont_enforce_csrf_checks = staff, True
+    assert request.body
+    assert views.refund(request, payment_id=payment).status_code == 201
+    assert shop.count("refunds WHERE amount_minor = 250") == 1
+
+
+def test_nothing_that_is_said_is_all_of_it(shop: Shop, buyer: User, staff: User) -> None:
+    """Without a body, and with a length of 0 that says so, all that is left goes back, as documented."""
+    payment = pay(shop, browser(buyer), shop.order(buyer))
+    answer = browser(staff).generic("POST", f"/api/payments/{payment}/refunds", b"", "", CONTENT_LENGTH="0")
+    assert (answer.status_code, answer.json()["amount"]) == (201, 1250)
+    assert shop.count("refunds") == 1
+
+
+def test_under_asgi_a_body_without_a_length_is_read(shop: Shop, buyer: User, staff: User) -> None:
+    """There Django holds what has arrived, whatever was declared: a part stays a part, and a form is refused."""
+    payment = pay(shop, browser(buyer), shop.order(buyer))
+
+    def refund(raw: bytes, content_type: str) -> HttpResponse:
+        headers = [(b"content-type", content_type.encode()), (b"transfer-encoding", b"chunked")]
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "query_string": b""}
+        request = ASGIRequest(scope, BytesIO(raw))
+        request.user, request._dont_enforce_csrf_checks = staff, True
+        return views.refund(request, payment_id=payment)
+
+    assert is_problem(refund(FORM, MULTIPART), 415, "invalid_request")
+    assert shop.count("refunds") == 0
+    assert refund(b'{"amount": 250}', JSON).status_code == 201
+    assert shop.count("refunds WHERE amount_minor = 250") == shop.count("refunds") == 1
+
+
+def test_a_webhook_without_a_length_is_refused_and_not_taken_for_empty(shop: Shop) -> None:
+    """The gateway hears what is missing, and nothing is kept."""
+    answer = Post(JSON, b"{}", None, is_chunked=True).to(browser(None), "/webhooks/stripe")
+    assert is_problem(answer, 411, "invalid_request")
+    assert shop.count("inbox") == 0
+
+
+def test_gateways_hear_where_news_of_a_payment_go(shop: Shop, buyer: User, settings: Any) -> None:
+    """The webhook's address is the shop's own, also where a front end of another origin started the payment."""
+    order = shop.order(buyer)
+    there = {"PAIDONCE_PUBLIC_URL": "https://shop.example", "PAIDONCE_ALLOWED_ORIGINS": "https://front.example"}
+    shop = Shop(settings, **there)
+    body = {"gateway": "stripe", "return_url": "https://front.example/done?payment={payment}"}
+    answer = post(browser(buyer), f"/api/orders/{order}/payments", body)
+    assert answer.status_code == 201, answer.content
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT request FROM operations WHERE kind = 'create'")
+        [(text,)] = cursor.fetchall()
+    asked = json.loads(text)
+    assert asked["webhook_url"] == "https://shop.example/webhooks/stripe"
+    assert asked["return_url"].startswith("https://front.example/done?payment=pay_")
 
 
 def test_a_method_that_is_not_there_names_the_others(shop: Shop, buyer: User) -> None:

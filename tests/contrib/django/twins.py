@@ -47,11 +47,11 @@ class Watched:
 class Shop:
     """The example shop with its twins."""
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: Any, **own: str) -> None:
         self.clock = Clock()
         self.twins = dict(sandbox_cores(SANDBOX_URL))
         self.transport = Watched(SandboxTransport(self.twins, self.clock, SANDBOX_URL))
-        environment = {**sandbox_environment(SANDBOX_URL), "PAIDONCE_PUBLIC_URL": SHOP_URL, "PAIDONCE_DEMO": "1"}
+        environment = {**sandbox_environment(SANDBOX_URL), "PAIDONCE_PUBLIC_URL": SHOP_URL, "PAIDONCE_DEMO": "1"} | own
         settings.PAIDONCE = {**settings.PAIDONCE, "ENVIRONMENT": environment}
         self.runtime: Runtime = wiring.build(clock=self.clock, transport=self.transport)
         wiring.use(self.runtime)

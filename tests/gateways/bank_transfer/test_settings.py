@@ -59,9 +59,9 @@ def test_every_single_wrong_digit_and_every_swap_of_neighbours_is_noticed() -> N
         ("BANK_TRANSFER_BIC", "COBADE", "no BIC"),
         ("BANK_TRANSFER_CURRENCIES", "EUR;CHF", "currency codes"),
         ("BANK_TRANSFER_CURRENCIES", "EUR,", "currency codes"),
-        ("BANK_TRANSFER_DAYS", "0", "from 1 to 90"),
-        ("BANK_TRANSFER_DAYS", "1.5", "from 1 to 90"),
-        ("BANK_TRANSFER_DAYS", "91", "from 1 to 90"),
+        ("BANK_TRANSFER_DAYS", "0", "from 1 to 14"),
+        ("BANK_TRANSFER_DAYS", "1.5", "from 1 to 14"),
+        ("BANK_TRANSFER_DAYS", "15", "from 1 to 14"),
     ],
 )
 def test_what_can_not_work_is_named_with_its_fix(setting: str, value: str, said: str) -> None:

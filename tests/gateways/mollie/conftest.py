@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from paidonce.contract.bench import Bench, Case
+from paidonce.core import Policy
+from paidonce.gateways.base import CaptureMethod
 from paidonce.gateways.mollie import provider
 from paidonce.ports import Database
 from paidonce.sandbox.app import sandbox_cores
@@ -22,7 +24,19 @@ def bench() -> Bench:
 @pytest.fixture
 async def shop(database: Database) -> AsyncIterator[Shop]:
     """A stocked shop with all gateways, on each database."""
-    shop = open_shop(database, clock=ShiftedClock(), twins=dict(sandbox_cores(SANDBOX_URL)))
+    async for shop in _opened(database, Policy()):
+        yield shop
+
+
+@pytest.fixture
+async def manual(database: Database) -> AsyncIterator[Shop]:
+    """The same, where staff capture when the goods leave."""
+    async for shop in _opened(database, Policy(capture_method=CaptureMethod.MANUAL)):
+        yield shop
+
+
+async def _opened(database: Database, policy: Policy) -> AsyncIterator[Shop]:
+    shop = open_shop(database, clock=ShiftedClock(), twins=dict(sandbox_cores(SANDBOX_URL)), policy=policy)
     await database.transaction(stock_up, shop.store, shop.clock.now())
     await shop.core.gateways["mollie"].account()
     shop.transport.sent.clear()

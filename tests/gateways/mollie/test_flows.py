@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
+import paidonce.inbox
 from gateways.mollie.acting import choose, paid
+from paidonce import captures, recovery
 from paidonce.errors import GatewayError, Problem
 from paidonce.gateways.base import HttpRequest
-from support.shop import Shop
+from paidonce.ports import SECOND
+from support.shop import STAFF, Shop
 
+DAY = 24 * 3600
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
@@ -210,6 +215,91 @@ async def test_a_buyer_who_waits_for_his_transfer_may_pay_by_card_instead(shop: 
     await shop.assert_paid_once(order)
 
 
+# ── Captures that wait ──────────
+
+
+async def reserved(shop: Shop) -> tuple[str, str]:
+    """An order whose money is reserved at Mollie and waits for staff: the ids of the order and its payment."""
+    order = await shop.order()
+    started = await shop.start(order.id, "mollie")
+    choose(shop, started, "card")
+    assert str((await shop.complete(started.payment.id)).payment.status) == "authorized"
+    return order.id, started.payment.id
+
+
+def asked(shop: Shop) -> list[tuple[int, str]]:
+    """The captures at Mollie, in minor units and with their states."""
+    return [(one["minor"], one["status"]) for one in shop.twins["mollie"].look("captures").values()]
+
+
+@pytest.mark.parametrize("days", [0, 2])
+async def test_a_capture_that_waits_and_fails_gives_the_payment_back_to_staff(manual: Shop, days: int) -> None:
+    """A capture that was pending counted as done, so its failure was old news for ever and the order was locked."""
+    shop = manual
+    order_id, payment_id = await reserved(shop)
+    shop.control("mollie", "pend_captures", on="true")
+    assert str((await captures.capture(shop.core, payment_id, STAFF)).payment.status) == "processing"
+    await shop.recover(after=days * DAY)
+    assert await shop.payment_status(payment_id) == "processing"
+    with pytest.raises(Problem) as caught:
+        await captures.release(shop.core, payment_id, STAFF)
+    assert caught.value.code == "not_authorized"
+
+    shop.control("mollie", "fail_capture", payment=await shop.ref(payment_id))
+    await shop.recover(after=DAY)
+    assert await shop.payment_status(payment_id) == "authorized"
+    assert await shop.order_status(order_id) == "pending"
+    assert await shop.captures_booked() == 0
+    assert await shop.stock() == (10, 1), "the goods wait for the next try"
+
+    shop.control("mollie", "pend_captures", on="false")
+    assert str((await captures.capture(shop.core, payment_id, STAFF)).order_status) == "paid"
+    assert asked(shop) == [(1999, "failed"), (1999, "succeeded")]
+    assert await shop.captures_booked() == 1
+    await shop.assert_journal_equals_gateways()
+
+
+async def test_after_a_failed_capture_the_money_can_be_released(manual: Shop) -> None:
+    """Staff who could neither capture nor release left the buyer's money reserved until it lapsed."""
+    shop = manual
+    _, payment_id = await reserved(shop)
+    shop.control("mollie", "pend_captures", on="true")
+    await captures.capture(shop.core, payment_id, STAFF)
+    shop.control("mollie", "fail_capture", payment=await shop.ref(payment_id))
+    await shop.recover(after=120)
+    released = await captures.release(shop.core, payment_id, STAFF)
+    assert (str(released.payment.status), str(released.order_status)) == ("canceled", "open")
+    assert shop.twins["mollie"].books() == ()
+    assert await shop.captures_booked() == 0
+
+
+async def test_a_capture_that_waits_is_not_taken_twice_after_its_keys_life(manual: Shop) -> None:
+    """Its answer was lost and its key forgotten: the reading said "reserved", and staff captured a second time."""
+    shop = manual
+    order_id, payment_id = await reserved(shop)
+    shop.control("mollie", "pend_captures", on="true")
+    # So Mollie would take the second one as well.
+    shop.control("mollie", "keep_rests", on="true")
+    shop.transport.lose_answers("POST", "/captures")
+    assert (await captures.capture(shop.core, payment_id, STAFF, amount_minor=500)).unknown
+    shop.transport.heal()
+    await shop.recover(after=3500)
+    await shop.recover(after=3500)
+    assert await shop.payment_status(payment_id) == "processing"
+    assert str((await captures.capture(shop.core, payment_id, STAFF, amount_minor=500)).payment.status) == "processing"
+    with pytest.raises(Problem):
+        await captures.capture(shop.core, payment_id, STAFF, amount_minor=600)
+    assert asked(shop) == [(500, "pending")]
+
+    shop.control("mollie", "finish_capture", payment=await shop.ref(payment_id))
+    await shop.deliver()
+    await shop.recover(after=DAY)
+    assert await shop.payment_status(payment_id) == "captured"
+    assert await shop.order_status(order_id) == "paid"
+    assert [one.minor for one in shop.twins["mollie"].books()] == [500]
+    await shop.assert_journal_equals_gateways()
+
+
 # ── Refunds and chargebacks ──────────
 
 
@@ -315,6 +405,87 @@ async def test_whoever_knows_an_id_can_make_us_look_and_nothing_else(shop: Shop)
     assert await shop.order_status(order.id) == "open"
     assert await shop.stock() == (10, 1)
     assert shop.twins["mollie"].books() == ()
+
+
+async def test_strangers_who_repeat_an_id_leave_one_row_while_mollie_is_silent(shop: Shop) -> None:
+    """Each delivery left a row that recovery retried for days, and a line in the history for ever."""
+    order = await shop.order()
+    started = await shop.start(order.id, "mollie")
+    ref = await shop.ref(started.payment.id)
+    history = await shop.count("history")
+    shop.transport.lose_requests("GET", "/v2/payments")
+    assert await shop.receive(webhook(f"id={ref}")) == "new"
+    shop.transport.sent.clear()
+    assert [await shop.receive(webhook(f"id={ref}")) for _ in range(20)] == ["known"] * 20
+    assert shop.transport.sent == [], "nobody makes us ask while an answer is awaited"
+    assert await inbox(shop) == ["recorded"]
+    assert await shop.count("history") == history
+    # What waits speaks for the newest delivery as well: it may be the real one.
+    choose(shop, started, "card")
+    (real,) = shop.webhooks()
+    assert await shop.receive(real) == "known"
+    shop.transport.heal()
+    await shop.recover(after=10)
+    await shop.assert_paid_once(order)
+    assert await inbox(shop) == ["processed"]
+
+
+async def test_what_waits_for_hours_is_read_soon_when_it_is_told_again(shop: Shop) -> None:
+    """News that joined an event would have waited as long as that one's next try."""
+    order = await shop.order()
+    started = await shop.start(order.id, "mollie")
+    ref = await shop.ref(started.payment.id)
+    shop.transport.lose_requests("GET", "/v2/payments")
+    await shop.receive(webhook(f"id={ref}"))
+    for _ in range(12):
+        await shop.recover(after=3600)
+    shop.transport.heal()
+    (row,) = await shop.rows("SELECT due_at FROM inbox")
+    assert row["due_at"] > shop.clock.now() + 1800 * SECOND
+    assert await shop.receive(webhook(f"id={ref}")) == "known"
+    (row,) = await shop.rows("SELECT due_at FROM inbox")
+    assert row["due_at"] <= shop.clock.now() + 5 * SECOND
+    await shop.recover(after=6)
+    assert await inbox(shop) == ["processed"]
+    assert await shop.order_status(order.id) != "paid"
+
+
+async def test_news_that_comes_while_an_older_reading_is_under_way_is_no_repetition(shop: Shop) -> None:
+    """A reading that began before the buyer paid must not use up the webhook that says he has."""
+    order = await shop.order()
+    started = await shop.start(order.id, "mollie")
+    ref = await shop.ref(started.payment.id)
+    gateway = shop.core.gateways["mollie"]
+    first = await paidonce.inbox.receive(shop.core, await gateway.read_webhook({}, f"id={ref}".encode()))
+    assert first.lease is not None
+    choose(shop, started, "card")
+    assert await shop.deliver() == ["new"]
+    await shop.assert_paid_once(order)
+    assert await inbox(shop) == ["recorded", "processed"]
+    await recovery.process_event(shop.core, first.lease)
+    assert await inbox(shop) == ["processed"] * 2
+    await shop.assert_paid_once(order)
+
+
+async def test_whoever_lost_his_lease_uses_up_no_news_that_joined_since(shop: Shop) -> None:
+    """A worker that froze for minutes marked the event processed by its old reading, and the news in it was lost."""
+    order = await shop.order()
+    started = await shop.start(order.id, "mollie")
+    ref = await shop.ref(started.payment.id)
+    gateway = shop.core.gateways["mollie"]
+    frozen = await paidonce.inbox.receive(shop.core, await gateway.read_webhook({}, f"id={ref}".encode()))
+    assert frozen.lease is not None
+    shop.transport.lose_requests("GET", "/v2/payments")
+    await shop.recover(after=shop.core.policy.lease_seconds + 1)
+    shop.transport.heal()
+    choose(shop, started, "card")
+    assert await shop.deliver() == ["known"]
+    done = partial(paidonce.inbox.finish, outcome="settled", payment_id=started.payment.id, now=shop.clock.now())
+    await shop.core.write(done, frozen.lease)
+    assert await inbox(shop) == ["recorded"]
+    await shop.recover(after=10)
+    assert await inbox(shop) == ["processed"]
+    await shop.assert_paid_once(order)
 
 
 async def test_the_same_body_tells_different_news_each_time(shop: Shop) -> None:

@@ -137,14 +137,58 @@ async def test_a_release_that_fails_leaves_the_capture_to_be_repeated_with_its_k
 async def test_a_capture_that_waits_is_neither_captured_nor_declined(bench: Bench) -> None:
     bench.control("pend_captures", {"on": "true"})
     opened = await reserved(bench)
-    waiting = await bench.capture(opened)
-    assert (waiting.progress, waiting.captured, waiting.capture_ref) == (
-        *(Progress.PROCESSING, None),
-        opened.snapshot.ref,
-    )
+    for waiting in (await bench.capture(opened), await bench.seen(opened), await bench.capture(opened)):
+        # No capture is named, so that the caller keeps its key: what waits can still fail.
+        assert (waiting.progress, waiting.captured, waiting.capture_ref) == (Progress.PROCESSING, None, None)
     assert await bench.books() == ()
+    assert len(posts(bench, "/captures")) == 2
     bench.control("finish_capture", {"payment": opened.snapshot.ref})
     assert (await bench.seen(opened)).captured == bench.amount
+
+
+async def test_a_capture_that_waited_and_failed_leaves_the_money_reserved(bench: Bench) -> None:
+    """Mollie repeats its first answer, "pending", under the same key: only the list of captures tells the end."""
+    bench.control("pend_captures", {"on": "true"})
+    opened = await reserved(bench)
+    assert (await bench.capture(opened)).progress is Progress.PROCESSING
+    bench.control("fail_capture", {"payment": opened.snapshot.ref})
+    assert (await bench.seen(opened)).progress is Progress.AUTHORIZED
+    again = await bench.capture(opened)
+    assert (again.progress, again.captured, again.capture_ref) == (Progress.AUTHORIZED, None, None)
+    assert await bench.books() == ()
+    bench.control("pend_captures", {"on": "false"})
+    paid = await bench.capture(opened, key="capture-2")
+    assert (paid.progress, paid.captured) == (Progress.CAPTURED, bench.amount)
+    assert await bench.booked("capture") == bench.amount.minor
+
+
+async def test_a_capture_that_no_list_shows_yet_was_not_refused(bench: Bench) -> None:
+    """Mollie's readings may lag behind its answer; what it took on must not look free to be taken again."""
+    bench.control("pend_captures", {"on": "true"})
+    opened = await reserved(bench)
+
+    async def lagging(wire: Wire, request: HttpRequest, deadline: float) -> HttpResponse:
+        answer = await wire.inner.send(request, deadline_seconds=deadline)
+        if request.method == "POST" or "/captures" not in request.url:
+            return answer
+        return replace(answer, body=json.dumps({**json.loads(answer.body), "_embedded": {"captures": []}}).encode())
+
+    bench.wire.fault = lagging
+    told = await bench.capture(opened)
+    assert (told.progress, told.captured, told.capture_ref) == (Progress.PROCESSING, None, None)
+    assert await bench.books() == ()
+
+
+async def test_a_capture_that_waits_is_neither_released_nor_canceled(bench: Bench) -> None:
+    bench.control("pend_captures", {"on": "true"})
+    opened = await reserved(bench)
+    await bench.capture(opened)
+    bench.wire.sent.clear()
+    assert (await bench.gateway.void(opened.snapshot.ref)).progress is Progress.PROCESSING
+    assert {one.method for one in bench.wire.sent} == {"GET"}
+    bench.control("finish_capture", {"payment": opened.snapshot.ref})
+    assert (await bench.gateway.void(opened.snapshot.ref)).progress is Progress.CAPTURED
+    assert await bench.booked("capture") == bench.amount.minor
 
 
 async def test_an_answer_that_is_no_capture_of_this_payment_is_unknown(bench: Bench) -> None:

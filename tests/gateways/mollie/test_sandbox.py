@@ -161,6 +161,25 @@ def test_reserved_money_lapses_by_itself(twin: MollieSandbox) -> None:
     assert twin.books() == ()
 
 
+def test_while_a_capture_waits_nothing_else_ends_the_payment_and_its_failure_moves_nothing(
+    twin: MollieSandbox,
+) -> None:
+    ref = made(twin, captureMode="manual", method="creditcard")
+    twin.choose(ref, "card", now=NOW)
+    twin.take_webhooks(now=NOW)
+    twin.control("pend_captures", {"on": "true"}, now=NOW)
+    assert call(twin, "POST", f"/v2/payments/{ref}/captures", {}).status == 201
+    assert call(twin, "DELETE", f"/v2/payments/{ref}").status == 422
+    assert call(twin, "POST", f"/v2/payments/{ref}/release-authorization").status == 422
+    twin.control("fail_capture", {"payment": ref}, now=NOW)
+    (capture,) = json.loads(call(twin, "GET", f"/v2/payments/{ref}/captures").body)["_embedded"]["captures"]
+    assert (capture["status"], status(twin, ref)) == ("failed", "authorized")
+    assert twin.take_webhooks(now=NOW) == [], "the payment's own state is as before"
+    assert call(twin, "POST", f"/v2/payments/{ref}/release-authorization").status == 202
+    assert status(twin, ref) == "canceled"
+    assert twin.books() == ()
+
+
 def test_webhooks_are_a_form_with_an_id_and_come_for_news_only(twin: MollieSandbox) -> None:
     ref = made(twin)
     assert twin.take_webhooks(now=NOW) == []
@@ -199,6 +218,7 @@ def test_an_expiry_is_told_though_nobody_asks(twin: MollieSandbox) -> None:
         ("dashboard_cancel", {"payment": "#"}),
         ("open_dispute", {"payment": "#", "amount": "1"}),
         ("finish_capture", {"payment": "#"}),
+        ("fail_capture", {"payment": "#"}),
         ("finish_refund", {"refund": "re_unknown"}),
         ("reverse_dispute", {"chargeback": "chb_unknown"}),
         ("pend_refunds", {"on": "perhaps"}),

@@ -47,7 +47,7 @@ export interface PaymentProblem {
 export interface PaymentEvents {
   /** The order is paid. */
   paid: CustomEvent<PaymentResult>;
-  /** The money is under way, or reserved; nothing more is to be done by the buyer. */
+  /** The money is under way, or reserved, or goes back (`captured`, order not paid); there is nothing more to do. */
   pending: CustomEvent<PaymentResult>;
   /** The payment did not go through; the form is there for another try. */
   declined: CustomEvent<PaymentResult>;

@@ -119,7 +119,9 @@ function worthRepeating(error) {
 
 /** What a completed attempt means for the page: 'paid', 'pending', 'declined', or 'canceled' by who turned back. */
 function outcomeOf(result) {
-  if (result.order_status === 'paid' || result.status === 'captured') return 'paid';
+  if (result.order_status === 'paid') return 'paid';
+  // Money that arrived for an order which is not paid by it goes back: nobody is thanked for it, or asked to pay again.
+  if (result.status === 'captured') return 'pending';
   if (result.recoverable || result.status === 'failed') return 'declined';
   // A buyer who has gone to pay elsewhere (a transfer, say) has done his part: his order is pending.
   if (result.status === 'awaiting_buyer' && result.order_status === 'pending') return 'pending';
@@ -135,6 +137,7 @@ function isOver(outcome, result) {
 
 // ── Coming back from a redirect ──────────
 
+const PAYMENT = 'payment=';
 const ID = /^[a-z]{2,8}_[0-9a-z]{10,40}$/;
 
 // At once, before other scripts of the page read the address: gateways put client secrets there.
@@ -144,20 +147,24 @@ let returned = takeReturn();
 function takeReturn() {
   const address = new URL(location.href);
   const parts = address.search.slice(1).split('&');
-  const at = parts.findIndex((part) => part.startsWith('payment='));
-  const id = at < 0 ? '' : parts[at].slice('payment='.length);
-  if (!ID.test(id)) return null;
+  // By the id and not by the name alone: the page may have a parameter `payment` of its own before it.
+  const at = parts.findIndex((part) => part.startsWith(PAYMENT) && ID.test(part.slice(PAYMENT.length)));
+  if (at < 0) return null;
   address.search = parts.slice(0, at).join('&');
   history.replaceState(history.state, '', address);
-  return id;
+  return parts[at].slice(PAYMENT.length);
 }
 
-/** The page's own address as a gateway's redirect may use it. The server wants `payment` at the end of the query. */
+/**
+ * The page's own address as a gateway's redirect may use it. The server wants `payment` at the end of the query; another
+ * parameter of that name is left out, so that whoever reads the address finds one payment in it.
+ */
 function thisPage() {
   const { origin, pathname, search } = location;
-  const query = search.length > 1 ? `${search}&` : '?';
-  const safe = (origin + pathname + query).replace(/[{}|^`\\]/g, encodeURIComponent);
-  return `${safe}payment={payment}`;
+  const kept = search.slice(1).split('&').filter((part) => part !== '' && !/^payment(=|$)/.test(part));
+  const before = kept.map((part) => `${part}&`).join('');
+  const safe = `${origin}${pathname}?${before}`.replace(/[{}|^`\\]/g, encodeURIComponent);
+  return `${safe}${PAYMENT}{payment}`;
 }
 
 const lookedUp = new Map();

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import structlog
 from django.db import connections
 from django.db.transaction import non_atomic_requests
-from django.http import HttpResponse, JsonResponse
+from django.http import HttpResponse, JsonResponse, UnreadablePostError
 from django.middleware.csrf import CsrfViewMiddleware
 from django.templatetags.static import static
 from django.views.decorators.csrf import csrf_exempt
@@ -52,20 +52,36 @@ Handler = Callable[..., HttpResponse]
 log = structlog.get_logger("paidonce.requests")
 webhook_log = structlog.get_logger("paidonce.webhooks")
 
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORGED = (
     "This request did not come from a page of this shop, or the page is old. Please reload it and try again; you have"
     " not been charged."
 )
 
 
+class LengthRequired(Problem):
+    """The request does not say how long its body is, and under WSGI Django reads no more than was said."""
+
+    code, status, title = "invalid_request", 411, "Say how long the request is"
+    default_message = "Send the header Content-Length, 0 for no body, and not Transfer-Encoding: chunked."
+
+
+class BodyIncomplete(Problem):
+    """Less of the body is here than the request declares."""
+
+    code, status, title = "invalid_request", 400, "Request incomplete"
+    default_message = "The request did not arrive whole, and nothing was done; please send it again."
+
+
 class _Context:
     """Who asks what of which core."""
 
-    def __init__(self, request: Any, here: Runtime, actor: Actor) -> None:
+    def __init__(self, request: Any, here: Runtime, actor: Actor, sent: bytes) -> None:
         self.request = request
         self.core: Core = here.core
         self.wiring = here.wiring
         self.actor = actor
+        self._sent = sent
 
     @property
     def staff(self) -> Actor:
@@ -75,17 +91,23 @@ class _Context:
 
     def body(self, model: type[M]) -> M | None:
         """What was sent, None for nothing. Raises `errors.InvalidRequest`."""
-        raw = _read_body(self.request, LARGEST_BODY_BYTES)
-        if not raw:
+        if not self._sent or self._sent.strip() == b"null":
             return None
-        if self.request.content_type != "application/json":
-            raise problems.NotJson
-        return None if raw.strip() == b"null" else _valid(model, raw)
+        return _valid(model, self._sent)
 
     def required(self, model: type[M]) -> M:
         """What was sent. Raises `errors.InvalidRequest`."""
         sent = self.body(model)
         return _valid(model, b"{}") if sent is None else sent
+
+    def amount_in(self, model: type[M]) -> M | None:
+        """What was sent about an amount, None for all of it. Raises `errors.InvalidRequest`.
+
+        A part must never become everything because its body was lost on the way, so that nothing has to be said too.
+        """
+        if not self._sent and _is_wsgi(self.request) and not self.request.META.get("CONTENT_LENGTH"):
+            raise LengthRequired
+        return self.body(model)
 
     @property
     def request_key(self) -> str | None:
@@ -115,8 +137,10 @@ def _api(**handlers: Handler) -> View:
             actor = here.actor(request)
             if actor is None:
                 raise NotSignedIn
+            # Before Django's own check, which reads forms, and would leave nothing of one to see.
+            sent = _read_json(request)
             _refuse_forged(request)
-            return handler(_Context(request, here, actor), **_checked(ids))
+            return handler(_Context(request, here, actor, sent), **_checked(ids))
         except Exception as error:
             return _problem(error)
 
@@ -156,15 +180,39 @@ def _checked(ids: Mapping[str, str]) -> dict[str, str]:
     return {name: checks[name](value) if name in checks else value for name, value in ids.items()}
 
 
+def _read_json(request: Any) -> bytes:
+    """The body, which is JSON if there is any."""
+    if request.method in _WITHOUT_BODY:
+        return b""
+    body = _read_body(request, LARGEST_BODY_BYTES)
+    if body and request.content_type != "application/json":
+        raise problems.NotJson
+    return body
+
+
 def _read_body(request: Any, largest: int) -> bytes:
+    """All of the body, or an error: what can't be read must never pass for nothing."""
     declared = request.META.get("CONTENT_LENGTH") or "0"
-    if not (declared.isascii() and declared.isdigit()) or int(declared[:12]) > largest:
+    if not (declared.isascii() and declared.isdigit()) or len(declared) > 12 or int(declared) > largest:
         raise problems.BodyTooLarge
-    # Read as a stream, since the host's own limit for forms need not fit ours.
-    body: bytes = request.read(largest + 1)
+    if _is_wsgi(request) and request.META.get("HTTP_TRANSFER_ENCODING"):
+        # Django reads as much as is declared, and so nothing of this.
+        raise LengthRequired
+    try:
+        # Read as a stream, since the host's own limit for forms need not fit ours.
+        body: bytes = request.read(largest + 1)
+    except UnreadablePostError:
+        raise BodyIncomplete from None
     if len(body) > largest:
         raise problems.BodyTooLarge
+    if len(body) < int(declared):
+        # The client went away, or a middleware of the host has read it.
+        raise BodyIncomplete
     return body
+
+
+def _is_wsgi(request: Any) -> bool:
+    return "wsgi.input" in request.META
 
 
 # ── Answers ──────────
@@ -232,7 +280,12 @@ def _start(ask: _Context, *, order_id: str) -> HttpResponse:
     back = ask.wiring.return_url(order_id)
     if wanted.return_url is not None:
         back = origins.checked_return_url(ask.wiring.settings, wanted.return_url)
-    started = run(checkout.start(ask.core, order_id, wanted.gateway, ask.actor, return_url=back, cancel_url=back))
+    news = ask.wiring.url(f"/webhooks/{wanted.gateway}")
+    started = run(
+        checkout.start(
+            ask.core, order_id, wanted.gateway, ask.actor, return_url=back, cancel_url=back, webhook_url=news
+        )
+    )
     return _answer(models.StartedOut.of(started), 201 if started.created else 200)
 
 
@@ -255,7 +308,7 @@ def _get(ask: _Context, *, payment_id: str) -> HttpResponse:
 
 
 def _refund(ask: _Context, *, payment_id: str) -> HttpResponse:
-    actor, wanted = ask.staff, ask.body(models.NewRefund) or models.NewRefund()
+    actor, wanted = ask.staff, ask.amount_in(models.NewRefund) or models.NewRefund()
     result = run(
         refunds.refund(
             ask.core,
@@ -278,7 +331,7 @@ def _list_refunds(ask: _Context, *, payment_id: str) -> HttpResponse:
 
 
 def _capture(ask: _Context, *, payment_id: str) -> HttpResponse:
-    actor, wanted = ask.staff, ask.body(models.NewCapture)
+    actor, wanted = ask.staff, ask.amount_in(models.NewCapture)
     amount = None if wanted is None else wanted.amount
     result = run(captures.capture(ask.core, payment_id, actor, amount_minor=amount))
     return _answer(models.ResultOut.of(result), 202 if result.unknown else 200)

@@ -21,7 +21,8 @@ NAMES = (
 SANDBOX_IBAN = "XX36SANDBOX000000000"
 _IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}")
 _BIC = re.compile(r"[A-Z]{6}[A-Z0-9]{2}([A-Z0-9]{3})?")
-_DAYS, _MOST_DAYS = 14, 90
+# Goods are kept for slow money for two weeks, and no buyer is promised more than that.
+_DAYS, _MOST_DAYS = 14, 14
 _LONGEST_NAME = 70
 
 

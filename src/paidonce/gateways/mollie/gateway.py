@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -110,31 +111,40 @@ class MollieGateway:
             if found.progress is Progress.AUTHORIZED:
                 raise refusal
             return found
-        if not _readable(wire.capture_is_made, made, ref):
-            return await self.fetch(ref)
-        return await self._after_capture(ref)
+        return await self._after_capture(ref, _readable(wire.capture, made, ref))
 
-    async def _after_capture(self, ref: str) -> Snapshot:
+    async def _after_capture(self, ref: str, made: wire.Capture) -> Snapshot:
+        """How the payment stands once Mollie has taken a capture on, by this call or by an earlier one with its key.
+
+        While the capture is pending, no `capture_ref` is told: it can still fail. So the caller keeps the key and asks
+        again, and Mollie repeats its first answer, whatever became of the capture since.
+        """
         payment, snapshot = await self._read(ref)
         if _readable(wire.holds_a_rest, payment):
             await self._release(ref)
             payment, snapshot = await self._read(ref)
-        if snapshot.progress is Progress.AUTHORIZED:
-            # The capture is made and pending, and the payment does not show it yet: neither captured nor declined.
-            return replace(snapshot, progress=Progress.PROCESSING, capture_ref=ref, pending_reason="capture pending")
+        if snapshot.progress is Progress.AUTHORIZED and not (made.failed or await self._has_failed(ref, made.id)):
+            # The payment does not show what Mollie has just taken on. Calling it refused would let it be taken twice.
+            return _capturing(snapshot)
         return snapshot
+
+    async def _has_failed(self, ref: str, capture_id: str) -> bool:
+        return any(one.failed for one in await self._captures(ref) if one.id == capture_id)
+
+    async def _captures(self, ref: str) -> tuple[wire.Capture, ...]:
+        return await self._all(ref, "captures", partial(wire.capture, ref=ref))
 
     async def void(self, ref: str) -> Snapshot:
         """Release reserved money, or cancel an open payment where Mollie allows that; then read what came of it.
 
         An open payment that Mollie lets nobody cancel is returned as it is: the buyer can still pay it until it
-        expires, so the core keeps its capture right and asks again.
+        expires, so the core keeps its capture right and asks again. So is one whose capture is pending.
         """
         payment, snapshot = await self._read(ref)
         try:
             if snapshot.progress is Progress.AUTHORIZED:
                 await self._release(ref)
-            elif snapshot.progress in (Progress.AWAITING_BUYER, Progress.PROCESSING) and wire.is_cancelable(payment):
+            elif wire.is_cancelable(payment):
                 await self._client.delete(_path(ref))
             else:
                 return snapshot
@@ -190,6 +200,9 @@ class MollieGateway:
         snapshot = _snapshot(payment)
         if snapshot.ref != ref:
             raise OutcomeUnknown("Mollie answered with another payment than asked for")
+        if snapshot.progress is Progress.AUTHORIZED and not all(one.failed for one in await self._captures(ref)):
+            # The payment itself does not tell of a capture that waits, and its money must not be taken a second time.
+            return payment, _capturing(snapshot)
         return payment, snapshot
 
     async def _all(self, ref: str, kind: str, read: Callable[[Json], T]) -> tuple[T, ...]:
@@ -208,6 +221,10 @@ class MollieGateway:
 
 def _path(ref: str) -> str:
     return "/v2/payments/" + quote(ref, safe="")
+
+
+def _capturing(reserved: Snapshot) -> Snapshot:
+    return replace(reserved, progress=Progress.PROCESSING, pending_reason="capture pending")
 
 
 def _snapshot(payment: Json) -> Snapshot:

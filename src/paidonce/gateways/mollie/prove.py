@@ -122,7 +122,8 @@ def _around_payment(name: str, payment: Json) -> Happenings:
             return [("expire", about)]
         case "authorized":
             return [
-                *(("expire", about), ("dashboard_cancel", about), ("finish_capture", about)),
+                *(("expire", about), ("dashboard_cancel", about)),
+                *(("finish_capture", about), ("fail_capture", about)),
                 *(("pend_captures", {"on": on}) for on in ("true", "false")),
             ]
         case "paid":

@@ -8,6 +8,7 @@ https://docs.mollie.com/reference/get-refund and https://docs.mollie.com/referen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -73,6 +74,14 @@ _DECLINES: Mapping[str, DeclineCode] = {
     "possible_fraud": DeclineCode.CARD_DECLINED,
     "refused_by_issuer": DeclineCode.CARD_DECLINED,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A capture of reserved money. Unless it has failed, it has taken the money or still may."""
+
+    id: str
+    failed: bool
 
 
 class Unreadable(ValueError):
@@ -232,8 +241,8 @@ def is_manual(payment: Json) -> bool:
 
 
 def is_cancelable(payment: Json) -> bool:
-    """Whether Mollie lets us end the payment right now."""
-    return payment.get("isCancelable") is True
+    """Whether Mollie lets us end the payment right now. Reserved money is released instead."""
+    return payment.get("isCancelable") is True and payment.get("status") != "authorized"
 
 
 def holds_a_rest(payment: Json) -> bool:
@@ -257,12 +266,11 @@ def checkout_url(payment: Json, *, loopback: bool) -> str | None:
     return str(link)
 
 
-def capture_is_made(capture: Json, ref: str) -> bool:
-    """Whether the answer to a capture call is a capture of the payment `ref`. Raises `Unreadable` if it is none."""
-    _id(capture, "cpt_")
-    if _text(capture, "paymentId") != ref:
+def capture(data: Json, ref: str) -> Capture:
+    """A capture of the payment `ref`. Raises `Unreadable` if it is none."""
+    if _text(data, "paymentId") != ref:
         raise Unreadable("the capture belongs to another payment")
-    return _text(capture, "status") != "failed"
+    return Capture(_id(data, "cpt_"), failed=_text(data, "status") == "failed")
 
 
 # ── Refunds and chargebacks ──────────

@@ -10,7 +10,7 @@ const TEXT = {
   opening: 'Asking for the account…',
   promising: 'Telling the shop…',
   promise: 'I will transfer the money',
-  waiting: 'You have told us that you transfer the money. Your goods are reserved until it arrives.',
+  waiting: 'You have told us that you transfer the money. Please do so before the day above: your goods are kept until then.',
   copied: (what) => `${what} copied.`,
   notCopied: 'Your browser did not allow copying. Please select the text and copy it.',
 };

@@ -46,6 +46,7 @@ CONTROLS: tuple[Control, ...] = (
         {"on": "true or false"},
     ),
     Control("finish_capture", "A pending capture succeeds.", {"payment": _PAYMENT}),
+    Control("fail_capture", "A pending capture fails; the money stays reserved.", {"payment": _PAYMENT}),
     Control(
         "open_dispute",
         "The buyer's bank takes the money back: a chargeback.",
@@ -76,6 +77,7 @@ class Controls:
             "pend_captures": self._pend_captures,
             "keep_rests": self._keep_rests,
             "finish_capture": self._finish_capture,
+            "fail_capture": self._fail_capture,
             "open_dispute": self._open_dispute,
             "reverse_dispute": self._reverse_dispute,
         }
@@ -157,10 +159,18 @@ class Controls:
 
     def _finish_capture(self, params: Mapping[str, str], now: Microseconds) -> Result:
         payment = self._payment(params, now)
+        self._payments.finish_capture(payment, self._waiting_capture(payment))
+        return _told(payment)
+
+    def _fail_capture(self, params: Mapping[str, str], now: Microseconds) -> Result:
+        payment = self._payment(params, now)
+        self._payments.fail_capture(self._waiting_capture(payment))
+        return _told(payment)
+
+    def _waiting_capture(self, payment: Json) -> Json:
         waiting = [one for one in self._state.of("captures", payment) if one["status"] == "pending"]
         _require(bool(waiting), "no capture of this payment waits")
-        self._payments.finish_capture(payment, waiting[0])
-        return _told(payment)
+        return waiting[0]
 
     def _open_dispute(self, params: Mapping[str, str], now: Microseconds) -> Result:
         payment = self._payment(params, now)

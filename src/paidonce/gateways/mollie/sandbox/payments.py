@@ -124,7 +124,7 @@ class Payments:
 
     def cancel(self, payment: Json) -> None:
         """`DELETE /v2/payments/{id}`."""
-        if not shapes.is_cancelable(payment):
+        if not shapes.is_cancelable(payment) or self._is_capturing(payment):
             raise Refused(422, "The payment cannot be canceled")
         self.end(payment, "canceled")
 
@@ -161,6 +161,10 @@ class Payments:
         if not self._state.keep_rests or shapes.captured(self._state, payment) == payment["minor"]:
             payment["status"] = "paid"
         self._state.tell(payment)
+
+    def fail_capture(self, capture: Json) -> None:
+        """A pending capture fails. The payment stays authorized; no webhook tells it (the stricter reading)."""
+        capture["status"] = "failed"
 
     def refund(self, payment: Json, body: Json, now: Microseconds) -> Json:
         """`POST …/refunds`."""
