@@ -27,6 +27,7 @@ ORDERS_SECONDS = 5.0
 TROUBLE_SECONDS = 5.0
 
 log = structlog.get_logger("paidonce.worker")
+_chance = random.Random()  # noqa: S311 - no secret depends on it.
 
 Round = Callable[[], Awaitable[int]]
 
@@ -68,7 +69,7 @@ class Worker:
                 await asyncio.sleep(TROUBLE_SECONDS)
             elif not done:
                 # Spread, so that the loops of many workers don't look at the same moment.
-                await asyncio.sleep(pause * (0.75 + random.random() / 2))  # noqa: S311 - no secret depends on it.
+                await asyncio.sleep(pause * (0.75 + _chance.random() / 2))
 
     async def _guarded(self, work: Round) -> int | None:
         """What `work` did, or None if it failed: a worker outlives every trouble, and tells it."""

@@ -30,7 +30,7 @@ FAULTS = (
         "a new key for every create",
         "gateway.py",
         "key=request.idempotency_key",
-        "key=str(id(request))",
+        "key=__import__('uuid').uuid4().hex",
         "test_creating_again_with_the_same_key_gives_the_same_object",
         "the ref of a repeated `create` is",
     ),

@@ -488,3 +488,30 @@ def test_a_group_is_bounded(monkeypatch: pytest.MonkeyPatch, sqlite_url: str, pa
             connection.close()
 
     assert asyncio.run(main(committed)) == [0, 0, 0, 3, 3, 3, 6]
+
+
+async def test_a_file_that_is_copied_after_closing_holds_everything(
+    sqlite_url: str, path: Path, tmp_path: Path
+) -> None:
+    """The writer sometimes closed before a reader, who may not write, and what was acknowledged stayed in the log."""
+
+    async def write(tx: Transaction, number: int) -> None:
+        await tx.execute(
+            "INSERT INTO history (order_id, event, detail, created_at) VALUES (:id, 'made', '{}', 1)",
+            {"id": f"o{number}"},
+        )
+
+    async def read(tx: Transaction) -> int:
+        row = await tx.fetch_one("SELECT count(*) AS found FROM history")
+        assert row is not None
+        return int(row["found"])
+
+    for number in range(1, 11):
+        database = await paidonce.db.connect(sqlite_url)
+        await database.transaction(write, number)
+        await asyncio.gather(*(database.read(read) for _ in range(20)))
+        await database.close()
+        copy = tmp_path / f"copy{number}.db"
+        copy.write_bytes(path.read_bytes())
+        with closing(sqlite3.connect(copy)) as connection:
+            assert connection.execute("SELECT count(*) FROM history").fetchone() == (number,)

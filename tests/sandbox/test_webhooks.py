@@ -210,7 +210,7 @@ async def test_the_demos_sandbox_tells_the_demos_shop(shop: Shop, buyer: aiohttp
         async with buyer.get(url + "/_control/state") as answer:
             state = await answer.json()
     assert state["webhooks"]["shop_url"] == shop.url
-    assert len(state["controls"]) == len(providers({}))
+    assert set(state["controls"]) == {one.name for one in providers({}) if one.sandbox(url) is not None}
 
 
 @pytest.mark.parametrize(

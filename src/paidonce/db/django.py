@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 # How often a transaction is run again on 40001 and 40P01, and the longest pause in between (it doubles up to there).
 RUNS = 10
+_chance = random.Random()  # noqa: S311
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.25
 # How long a thread waits for its turn to write on SQLite.
@@ -323,7 +324,7 @@ def _until_no_collision(once: Callable[[], T]) -> T:
         try:
             return once()
         except _Collision:
-            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+            time.sleep(_chance.uniform(pause / 2, pause))
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
     return once()
 

@@ -39,6 +39,7 @@ STATEMENT_SECONDS = 20.0
 IDLE_IN_TRANSACTION_MILLISECONDS = 30_000
 # How often a transaction is run again on 40001 and 40P01, and the longest pause in between (it doubles up to there).
 RUNS = 10
+_chance = random.Random()  # noqa: S311
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.25
 
@@ -189,7 +190,7 @@ class PostgresDatabase:
                 try:
                     return await once()
                 except _Collision:
-                    await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+                    await asyncio.sleep(_chance.uniform(pause / 2, pause))
                     pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
             return await once()
 

@@ -45,6 +45,8 @@ GROUP_SECONDS = 0.010
 PATIENCE_SECONDS = 5.0
 # A process that waits looks about every millisecond, so three of them let it in.
 POLL_SECONDS = (0.0005, 0.0015)
+# Its own source: a thread that draws from the common one would change what others draw from their seeds.
+_chance = random.Random()  # noqa: S311
 TURN_SECONDS = 0.025
 REST_SECONDS = 0.003
 READER_THREADS = 4
@@ -204,11 +206,15 @@ class SqliteDatabase:
         """Finish what is queued, then end the threads and their connections. Repeating it does nothing."""
         with self._closing:
             self._closed = True
-            self._writes.put(None)
             self._reads.put(None)
-        # The writer comes last: whoever closes last checkpoints, and readers may not write.
-        for thread in (*self._readers, self._writer):
-            await asyncio.to_thread(thread.join)
+        try:
+            for thread in self._readers:
+                await asyncio.to_thread(thread.join)
+        finally:
+            # Only now: whoever closes last checkpoints, and readers may not write. A file that is copied after the shop
+            # was shut down must hold everything.
+            self._writes.put(None)
+        await asyncio.to_thread(self._writer.join)
 
     async def _submit(self, queue: SimpleQueue[_Job | None], call: Callable[[SqliteTransaction], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -279,7 +285,7 @@ class _Writer:
                     return False
             else:
                 return True
-            time.sleep(random.uniform(*POLL_SECONDS))  # noqa: S311
+            time.sleep(_chance.uniform(*POLL_SECONDS))
 
     def _run_members(self, group: list[_Job]) -> None:
         """Run the members, the first and those that wait, until the group is full, late, or broken."""
@@ -428,7 +434,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:
             if _code(error) not in _BUSY_CODES or time.monotonic() > deadline:
                 raise
-        time.sleep(random.uniform(*POLL_SECONDS))  # noqa: S311
+        time.sleep(_chance.uniform(*POLL_SECONDS))
 
 
 def _start(name: str, serve: Callable[[], None]) -> threading.Thread:
