@@ -273,7 +273,9 @@ class Watch:
         query = (
             "SELECT p.id FROM operations o JOIN payments p ON p.id = o.payment_id"  # noqa: S608
             " AND p.status IN ('awaiting_buyer', 'authorized')"
-            f" WHERE o.kind = 'void' AND o.state = 'recorded' AND o.created_at < {before} AND p.updated_at < {before}"
+            f" WHERE o.kind = 'void' AND o.state = 'recorded' AND o.created_at < {before} AND NOT EXISTS"
+            " (SELECT 1 FROM history h WHERE h.payment_id = p.id AND h.event LIKE 'payment.%'"
+            f" AND h.created_at >= {before})"
         )
         for (payment,) in self.books.rows(query):
             raise Violation("I9", f"{payment} was to be voided, and nobody does it")
