@@ -43,8 +43,7 @@ def wait_for_components(here: Visit) -> None:
         expect(here.page.locator(element)).to_have_attribute("aria-busy", "false")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", sorted(SIZES))
+@pytest.mark.parametrize(("size", "scheme"), [("desk", "light"), ("phone", "dark")])
 def test_the_buyers_pages_have_no_barrier(browser: Browser, sandbox_shop: Surroundings, size: str, scheme: Any) -> None:
     with visit(browser, sandbox_shop, viewport=SIZES[size], color_scheme=scheme) as here:
         url, page = sandbox_shop.url, here.page

@@ -85,8 +85,7 @@ def test_staff_find_an_order_read_its_story_and_refund_a_part_without_any_script
         buyer.assert_clean()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", sorted(SIZES))
+@pytest.mark.parametrize(("size", "scheme"), [("desk", "light"), ("phone", "dark")])
 def test_the_staffs_order_page_has_no_barrier(
     browser: Browser, sandbox_shop: Surroundings, size: str, scheme: Any
 ) -> None:
