@@ -139,7 +139,7 @@ def test_what_the_project_lacks_is_named(settings: Any, name: str, value: Any, i
 
 
 def test_sqlite_without_its_options_is_warned_of(settings: Any) -> None:
-    bare = {**settings.DATABASES["default"], "OPTIONS": {}}
+    bare = {**settings.DATABASES["default"], "ENGINE": "django.db.backends.sqlite3", "OPTIONS": {}}
     settings.DATABASES = {**settings.DATABASES, "default": bare}
     assert "journal_mode=WAL" in told(settings)["paidonce.W001"]
 
