@@ -189,14 +189,22 @@ def _sqlite_text(url: str, name: str) -> str:
     return str(_sqlite_query(url, f"SELECT sql FROM sqlite_master WHERE name = '{name}'")[0][0])  # noqa: S608
 
 
+def _parts(sql: str) -> list[str]:
+    """The statement cut at the commas of its outermost list: SQLite puts added columns on one line."""
+    parts, depth = [""], 0
+    for sign in sql:
+        depth += {"(": 1, ")": -1}.get(sign, 0)
+        if (sign, depth) in {(",", 1), ("(", 1), (")", 0)}:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [part.strip() for part in parts if part.strip()]
+
+
 def _sqlite_schema(url: str) -> dict[str, list[str]]:
-    """The lines of every CREATE statement, sorted, because Alembic writes constraints in another order."""
+    """The parts of every CREATE statement, sorted, because Alembic writes constraints in another order."""
     rows = _sqlite_query(url, "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
-    schema = {
-        name: sorted(re.sub(r"\s+", " ", line).strip(" ,") for line in sql.splitlines() if line.strip(" ,"))
-        for name, sql in rows
-        if name != migration.VERSION_TABLE
-    }
+    schema = {name: sorted(_parts(re.sub(r"\s+", " ", sql))) for name, sql in rows if name != migration.VERSION_TABLE}
     for table in metadata.tables:
         columns = _sqlite_query(url, f"SELECT cid, name, type FROM pragma_table_info('{table}')")  # noqa: S608
         schema[f"{table}'s columns"] = [" ".join(map(str, column)) for column in columns]

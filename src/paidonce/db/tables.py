@@ -63,6 +63,11 @@ def _one_of(column: str, *words: str) -> CheckConstraint:
 _PAYMENT = ("created", "awaiting_buyer", "processing", "authorized", "captured", "failed", "canceled", "held")
 _OPEN_PAYMENT = text("status IN ('created', 'awaiting_buyer', 'processing', 'authorized')")
 
+
+def _while_open(column: str) -> Index:
+    return Index(f"ix_payments_{column}", column, sqlite_where=_OPEN_PAYMENT, postgresql_where=_OPEN_PAYMENT)
+
+
 _HELD_GOODS = text("state = 'held'")
 
 # ── People (the built-in accounts; a host application brings its own) ──────────
@@ -82,6 +87,8 @@ sessions = _table(
     Column("user_id", Text, ForeignKey("users.id"), nullable=False, index=True),
     Column("created_at", Big, nullable=False),
     Column("expires_at", Big, nullable=False, index=True),
+    Column("seen_at", Big, nullable=False),  # When it was used last, give or take a minute.
+    Column("confirmed_at", Big, nullable=False),  # When the password was given last in it.
 )
 
 # ── The built-in store: catalogue, stock, orders ──────────
@@ -212,6 +219,8 @@ payments = _table(
     Column("updated_at", Big, nullable=False),
     Column("silent_since", Big),  # Since when the gateway does not answer recovery's looks; NULL: it does.
     *_lease(),
+    Column("started_by", Text),  # Whose payment it is, and from which address: against one who holds all the goods.
+    Column("started_from", Text),
     _one_of("status", *_PAYMENT),
     _one_of("refund_status", "none", "partial", "full"),
     _one_of("capture_method", "automatic", "manual"),
@@ -220,6 +229,8 @@ payments = _table(
     CheckConstraint("captured_minor >= 0", name="captured_not_negative"),
     UniqueConstraint("gateway", "gateway_ref"),
     _due("payments"),
+    _while_open("started_by"),
+    _while_open("started_from"),
     Index("ix_payments_capture_ref", "gateway", "capture_ref"),
     # One capture right per order: the reason why two gateways can't both take the money.
     Index(
@@ -403,8 +414,27 @@ gateway_notes = _table(
     CheckConstraint("number > 0", name="number_positive"),
 )
 
+# ── Who did what, and how often ──────────
+audit_log = _table(
+    "audit_log",
+    Column("seq", Big, primary_key=True, autoincrement=True),
+    Column("actor", Text, nullable=False, index=True),  # A user's id, or the name of what acts by itself.
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False, index=True),  # The id of what it was done to.
+    Column("detail", Text, nullable=False),  # JSON without secrets.
+    Column("request_id", Text),
+    Column("created_at", Big, nullable=False),
+)
+# Attempts by key within a window, where several processes share their limits.
+rate_limits = _table(
+    "rate_limits",
+    Column("key", Text, primary_key=True),
+    Column("count", Big, nullable=False),
+    Column("expires_at", Big, nullable=False, index=True),
+)
+
 # What was written there is never changed or deleted, not even by our own mistake.
-APPEND_ONLY = ("stock_movements", "journal_entries", "journal_postings", "history", "gateway_notes")
+APPEND_ONLY = ("stock_movements", "journal_entries", "journal_postings", "history", "gateway_notes", "audit_log")
 
 _SQLITE_TRIGGER = """
 CREATE TRIGGER {table}_no_{verb_lower} BEFORE {verb} ON {table}

@@ -43,7 +43,10 @@ class Cast(Protocol):
         """The answer with something else in it; unchanged if it is no payment's."""
 
     def live(self) -> Mapping[str, str]:
-        """Our ids of payments whose objects can move money without any call of ours, or hold the buyer's; and how."""
+        """Our ids of payments whose objects can move money without any call of ours, or hold the buyer's; and how.
+
+        That is one of the words in `checks`: `CAN_BE_CONFIRMED`, `UNTIL_IT_EXPIRES` or `IS_RESERVED`.
+        """
 
     def refunds_of_ours(self) -> Sequence[str]:
         """Our ids of refunds, once for each refund object that carries it."""

@@ -99,6 +99,8 @@ _OURS = (
 
 # What an object can do that a browser with its client values could still turn into money.
 CAN_BE_CONFIRMED = "can be confirmed"
+# The same where the gateway ends it for nobody, and only time does.
+UNTIL_IT_EXPIRES = "can be confirmed until it expires"
 IS_RESERVED = "is reserved"
 
 Book = dict[tuple[str, str, str], int]
@@ -263,12 +265,12 @@ class Watch:
             closed = after_a_day and kept and order in ("canceled", "expired") and how == IS_RESERVED
             _require(not closed, "I4", f"{payment} of an order that is {order} {how} at the gateway")
             # What an unanswered create has made can't be confirmed, since its client values reached nobody.
-            harmless = ref is None and how == CAN_BE_CONFIRMED
+            harmless = ref is None and how in (CAN_BE_CONFIRMED, UNTIL_IT_EXPIRES)
             ended = status in ("unknown", "captured", "failed", "canceled") and not harmless
             _require(not ended, "I4", f"{payment} is {status} here, and its object at the gateway {how}")
 
-    def voids_are_made(self, before: Microseconds) -> None:
-        """Raise `Violation` if a void that was written down before then still waits, though the gateway answers."""
+    def voids_are_made(self, before: Microseconds, live: Mapping[str, str]) -> None:
+        """Raise `Violation` if a void that was written down before then still waits, though the gateway can do it."""
         # While the bank decides on slow money, no gateway lets it go; once it has, the next look does it.
         query = (
             "SELECT p.id FROM operations o JOIN payments p ON p.id = o.payment_id"  # noqa: S608
@@ -278,6 +280,8 @@ class Watch:
             f" AND h.created_at >= {before})"
         )
         for (payment,) in self.books.rows(query):
+            if live.get(payment) == UNTIL_IT_EXPIRES:
+                continue
             raise Violation("I9", f"{payment} was to be voided, and nobody does it")
 
     def once(self, refunds: Sequence[str]) -> None:

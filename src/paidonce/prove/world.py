@@ -689,9 +689,9 @@ class World:
         self.watch.liveness(self.stage.twins)
 
     def _no_strays(self, *, after_a_day: bool) -> None:
-        self.watch.voids_are_made(before=self.engine.now - _DAY * SECOND // 2)
-        for cast in self.stage.casts.values():
-            self.watch.nothing_stray(cast.live(), after_a_day=after_a_day)
+        live = {payment: how for cast in self.stage.casts.values() for payment, how in cast.live().items()}
+        self.watch.voids_are_made(self.engine.now - _DAY * SECOND // 2, live)
+        self.watch.nothing_stray(live, after_a_day=after_a_day)
 
     def _refunds_once(self) -> None:
         for cast in self.stage.casts.values():

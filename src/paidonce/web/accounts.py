@@ -203,8 +203,8 @@ async def _insert_session(
         {"replaces": replaces or "", "now": now},
     )
     await tx.execute(
-        "INSERT INTO sessions (token_hash, user_id, created_at, expires_at)"
-        " VALUES (:token_hash, :user_id, :now, :expires_at)",
+        "INSERT INTO sessions (token_hash, user_id, created_at, expires_at, seen_at, confirmed_at)"
+        " VALUES (:token_hash, :user_id, :now, :expires_at, :now, :now)",
         {"token_hash": token_hash, "user_id": user_id, "now": now, "expires_at": expires_at},
     )
 

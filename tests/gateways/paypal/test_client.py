@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from paidonce.errors import GatewayBusy, GatewayError, GatewayMisconfigured, GatewayRefused, OutcomeUnknown
+from paidonce.gateways import repeating
 from paidonce.gateways.base import HttpResponse, Progress
 from paidonce.gateways.paypal import client as client_module
 from paidonce.gateways.paypal import provider
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from support.paypal import Shop
 
 EUR_1999 = Money(1999, "EUR")
-TRIES = client_module.EXTRA_TRIES + 1
+TRIES = repeating.EXTRA_TRIES + 1
 HTML = b"<!doctype html><title>Bad gateway</title><h1>502</h1>"
 
 UNREADABLE: dict[str, HttpResponse | GatewayError] = {

@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
 
 from paidonce.errors import GatewayBusy, GatewayError, GatewayMisconfigured, GatewayRefused, OutcomeUnknown
 from paidonce.gateways.base import HttpRequest, HttpResponse, Transport
+from paidonce.gateways.repeating import until_answered
 from paidonce.ports import SECOND, Clock, Microseconds
 
 log = structlog.get_logger("paidonce.gateways.mollie")
@@ -20,8 +22,6 @@ log = structlog.get_logger("paidonce.gateways.mollie")
 # lost answer would use it up.
 TOTAL_SECONDS = 25.0
 TRY_SECONDS = 12.0
-EXTRA_TRIES = 2
-FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_DETAIL = 200
 _KEYS = re.compile(r"\b(?:live|test|access)_\w+")
 
@@ -84,35 +84,7 @@ class MollieClient:
         return _Call(method, path + query, body, told, ends_at, f"{method} {path}", may_be_empty)
 
     async def _run(self, call: _Call) -> Json:
-        """Try, and try again where that is safe, until the deadline.
-
-        Once a call may have been carried out, no later trouble makes that untrue: the caller reads `OutcomeUnknown`.
-        """
-        unknown: OutcomeUnknown | None = None
-        for round_ in range(EXTRA_TRIES + 1):
-            try:
-                return await self._once(call)
-            except (OutcomeUnknown, GatewayBusy) as error:
-                unknown = error if isinstance(error, OutcomeUnknown) else unknown
-                pause = self._pause(error, round_)
-                if round_ == EXTRA_TRIES or self._remaining(call) <= pause + 1:
-                    if unknown is not None and unknown is not error:
-                        raise unknown from error
-                    raise
-                await self._clock.sleep(pause)
-            except (GatewayMisconfigured, GatewayRefused) as error:
-                # A "no" to this try says nothing of the one before.
-                if unknown is not None:
-                    raise unknown from error
-                raise
-        raise AssertionError("the loop above returns or raises")
-
-    def _pause(self, error: OutcomeUnknown | GatewayBusy, round_: int) -> float:
-        # The clock's microseconds spread clients as well as a random number would, and a simulation repeats them.
-        spread = self._clock.now() % 1_000 / 1_000
-        pause: float = FIRST_PAUSE_SECONDS * 2.0**round_ * (0.5 + spread)
-        asked = error.retry_after_seconds if isinstance(error, GatewayBusy) else None
-        return max(pause, asked or 0.0)
+        return await until_answered(partial(self._once, call), self._clock, ends_at=call.ends_at)
 
     async def _once(self, call: _Call) -> Json:
         headers = {**call.headers, "authorization": self._authorization.value}

@@ -8,6 +8,7 @@ from typing import Any
 
 from paidonce.gateways.base import HttpResponse, SandboxCore
 from paidonce.gateways.mollie.sandbox import MollieSandbox
+from paidonce.gateways.mollie.sandbox.shapes import is_cancelable
 from paidonce.ports import Microseconds
 
 Json = dict[str, Any]
@@ -29,6 +30,7 @@ _LIES: Mapping[str, Json] = {
 }
 _COLLECTIONS = {"payment": "payments", "refund": "refunds", "chargeback": "chargebacks"}
 _LIVE = {"open": "can be confirmed", "authorized": "is reserved"}
+_UNTIL_IT_EXPIRES = "can be confirmed until it expires"
 
 
 def cast(twin: SandboxCore) -> MollieCast:
@@ -90,8 +92,11 @@ class MollieCast:
 
     def live(self) -> Mapping[str, str]:
         """Payments that a browser can still pay, and money that is reserved."""
-        payments = self._twin.look("payments").values()
-        return {one["metadata"]["payment_id"]: _LIVE[one["status"]] for one in payments if one["status"] in _LIVE}
+        payments = [one for one in self._twin.look("payments").values() if one["status"] in _LIVE]
+        return {
+            one["metadata"]["payment_id"]: _LIVE[one["status"]] if is_cancelable(one) else _UNTIL_IT_EXPIRES
+            for one in payments
+        }
 
     def refunds_of_ours(self) -> Sequence[str]:
         """From their metadata."""

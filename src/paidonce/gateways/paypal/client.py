@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -19,6 +20,7 @@ from paidonce.errors import (
 )
 from paidonce.gateways.base import HttpRequest, HttpResponse, Transport
 from paidonce.gateways.paypal import wire
+from paidonce.gateways.repeating import until_answered
 from paidonce.ports import SECOND, Clock, Microseconds
 
 log = structlog.get_logger("paidonce.gateways.paypal")
@@ -27,8 +29,6 @@ log = structlog.get_logger("paidonce.gateways.paypal")
 # lost answer would use it up.
 TOTAL_SECONDS = 25.0
 TRY_SECONDS = 12.0
-EXTRA_TRIES = 2
-FIRST_PAUSE_SECONDS = 0.25
 # A token that ends while the request is on its way costs a 401, so it is renewed this much before.
 RENEW_SECONDS = 120
 TOKEN_POLL_SECONDS = 0.02
@@ -113,39 +113,9 @@ class PayPalClient:
         return _Call(method, path, body, {"accept": "application/json", **headers}, ends_at, f"{method} {path}")
 
     async def _run(self, call: _Call) -> Answer:
-        """Try, and try again where that is safe, until the deadline.
-
-        Once a POST may have been carried out, no later trouble makes that untrue: the caller reads `OutcomeUnknown`.
-        """
-        unknown: OutcomeUnknown | None = None
-        for round_ in range(EXTRA_TRIES + 1):
-            try:
-                return await self._once(call)
-            except (OutcomeUnknown, GatewayBusy) as error:
-                unknown = error if isinstance(error, OutcomeUnknown) else unknown
-                pause = self._pause(error, round_)
-                if round_ == EXTRA_TRIES or self._remaining(call) <= pause + 1:
-                    if unknown is not None and unknown is not error:
-                        raise unknown from error
-                    raise
-                await self._clock.sleep(pause)
-            except GatewayMisconfigured as error:
-                if unknown is not None:
-                    raise unknown from error
-                raise
-            except GatewayRefused as error:
-                # The issues that we know speak for the key. Any other "no" to the second try says nothing of the first.
-                if unknown is not None and not wire.speaks_for_the_key(error.code):
-                    raise unknown from error
-                raise
-        raise AssertionError("the loop above returns or raises")
-
-    def _pause(self, error: OutcomeUnknown | GatewayBusy, round_: int) -> float:
-        # The clock's microseconds spread clients as well as a random number would, and a simulation repeats them.
-        spread = self._clock.now() % 1_000 / 1_000
-        pause: float = FIRST_PAUSE_SECONDS * 2.0**round_ * (0.5 + spread)
-        asked = error.retry_after_seconds if isinstance(error, GatewayBusy) else None
-        return max(pause, asked or 0.0)
+        return await until_answered(
+            partial(self._once, call), self._clock, ends_at=call.ends_at, speaks_for_the_key=wire.speaks_for_the_key
+        )
 
     async def _once(self, call: _Call) -> Answer:
         token = await self._fresh_token(call)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from paidonce.gateways.base import Control
+from paidonce.gateways.controls import given
 from paidonce.gateways.stripe.sandbox.disputes import Disputes
 from paidonce.gateways.stripe.sandbox.intents import CANCELABLE, Intents
 from paidonce.gateways.stripe.sandbox.refunds import Refunds
@@ -67,17 +68,9 @@ class Controls:
 
     def run(self, name: str, params: Mapping[str, str], now: int) -> Result:
         """Do it, and tell the object's id and state. Raises `ValueError` naming what is wrong; nothing changed then."""
-        control = next((one for one in CONTROLS if one.name == name), None)
-        if control is None:
-            raise ValueError(f"there is no control {name!r}; known are {', '.join(one.name for one in CONTROLS)}")
-        given = {key: value.strip() for key, value in params.items() if value.strip()}
-        unknown = sorted(given.keys() - control.params.keys())
-        missing = [key for key in control.params if key not in given and key not in _OPTIONAL]
-        if unknown or missing:
-            takes, wrong, lacks = (", ".join(names) or "nothing" for names in (control.params, unknown, missing))
-            raise ValueError(f"{name} takes: {takes}; unknown: {wrong}; missing: {lacks}")
+        wanted = given(CONTROLS, name, params, optional=_OPTIONAL)
         try:
-            return self._actions[name](given, now)
+            return self._actions[name](wanted, now)
         except SandboxError as error:
             raise ValueError(str(error)) from None
 
