@@ -23,4 +23,4 @@ compile() {
 }
 
 compile requirements/runtime.txt --extra all "$@"
-compile requirements/dev.txt --extra all --extra django --group dev --constraint requirements/runtime.txt "$@"
+compile requirements/dev.txt --extra all --extra django --extra jwt --group dev --constraint requirements/runtime.txt "$@"
