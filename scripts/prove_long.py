@@ -1,8 +1,8 @@
 """`make prove-long`: everything that can be checked by simulation and by force, and a report that says what was run.
 
-It takes hours. Smaller: SEEDS=10000 PG_SCHEDULES=20 KILLS=20 make prove-long. Some of it: make prove-long PARTS="faults
-seeds"; the other parts of the report stay as they are. Each part names its commit, its machine and its command, so that
-somebody else can repeat it.
+It takes hours. Smaller: SEEDS=10000 PG_SCHEDULES=20 KILLS=20 FUZZ=50000 make prove-long. Some of it: make prove-long
+PARTS="faults seeds"; the other parts of the report stay as they are. Each part names its commit, its machine and its
+command, so that somebody else can repeat it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ REPORT = ROOT / "docs" / "prove-report.md"
 FIGURES = ROOT / "docs" / "prove-report.json"
 SEEDS = int(os.environ.get("SEEDS", "1000000"))
 PG_SCHEDULES = int(os.environ.get("PG_SCHEDULES", "500"))
+FUZZ = int(os.environ.get("FUZZ", "1000000"))
 KILLS = int(os.environ.get("KILLS", "500"))
 JOBS = int(os.environ.get("JOBS", str(os.cpu_count() or 1)))
 NOTHING = ("--seeds", "0", "--pairs", "0", "--no-flows")
@@ -52,6 +53,22 @@ def simulate(title: str, *options: str) -> Part:
     output = _run(part, [sys.executable, "-m", *command, "--json"], {})
     try:
         part.result = json.loads(output)
+    except ValueError:
+        part.result = {"output": output[-2000:]}
+    return part
+
+
+def fuzz(title: str, inputs: int) -> Part:
+    """Throw mutated inputs at every parser of what others send."""
+    command = ["scripts/fuzz.py", "--inputs", str(inputs), "--jobs", str(JOBS), "--json"]
+    part = Part(title, " ".join(command))
+    output = _run(part, [sys.executable, *command], {})
+    try:
+        found = json.loads(output)
+        part.result = {
+            "outcome": f"{found['inputs']:,} inputs, {found['crashes']} crashes",
+            "targets": found["targets"],
+        }
     except ValueError:
         part.result = {"output": output[-2000:]}
     return part
@@ -183,6 +200,10 @@ STEPS: dict[str, Callable[[], Part]] = {
     ),
     "kills": lambda: by_force(
         "Process groups killed by SIGKILL", {"PROVE_KILLS": str(KILLS)}, "tests/prove/test_sigkill.py"
+    ),
+    "fuzz": lambda: fuzz("Parsers of what others send", FUZZ),
+    "schema": lambda: by_force(
+        "The API by its own description", {"SCHEMA_EXAMPLES": "300"}, "tests/web/attacks/test_api_by_schema.py"
     ),
     "disks": lambda: by_force(
         "Disks and commits that fail",

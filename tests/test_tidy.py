@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import sys
-from collections.abc import Callable, Iterator
+import tokenize
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -16,10 +20,11 @@ PACKAGE = ROOT / "src" / "paidonce"
 
 # Actions, settlement and what they stand on: plain coroutines over ports, which any driver can run.
 CORE = frozenset(
-    {"advice.py", "aftersales.py", "captures.py", "capturing.py", "case.py", "checkout.py", "core.py", "declines.py"}
-    | {"desk.py", "errors.py", "explain.py", "hoststore.py", "inbox.py", "invariants.py", "journal.py", "leases.py"}
-    | {"money.py", "notes.py", "outbox.py", "payments.py", "ports.py", "recovery.py", "refunds.py", "results.py"}
-    | {"schedule.py", "settlement.py", "states.py", "store.py", "timeline.py"}
+    {"advice.py", "aftersales.py", "audit.py", "bounds.py", "captures.py", "capturing.py", "case.py"}
+    | {"checkout.py", "core.py", "counters.py", "declines.py", "desk.py", "errors.py", "explain.py"}
+    | {"hoststore.py", "inbox.py", "invariants.py", "journal.py", "leases.py", "money.py", "notes.py"}
+    | {"outbox.py", "payments.py", "ports.py", "recovery.py", "refunds.py", "results.py", "schedule.py"}
+    | {"settlement.py", "states.py", "store.py", "timeline.py"}
 )
 GATEWAYS = sorted(path.parent.name for path in (PACKAGE / "gateways").glob("*/__init__.py"))
 GATEWAY_NAMES = re.compile("|".join(name.replace("_", "[_-]?") for name in GATEWAYS), re.IGNORECASE)
@@ -29,11 +34,33 @@ SETTLEMENT_MAY_IMPORT = frozenset(
     | {"RefundSnapshot", "RefundProgress", "DisputeSnapshot", "DisputeProgress"}
 )
 SETTLING = frozenset({"settlement.py", "aftersales.py", "case.py", "invariants.py"})
-GATEWAY_MAY_IMPORT = frozenset({"_version", "declines", "errors", "money", "ports"})
+GATEWAY_MAY_IMPORT = frozenset({"_version", "declines", "errors", "money", "ports", "secret"})
 SQL_OF_TRANSACTIONS = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|START TRANSACTION)\b")
 COMMENTS = re.compile(r"/\*.*?\*/|<!--.*?-->|\{#.*?#\}|(?m:^\s*//.*$)", re.DOTALL)
 SKIP_MARKS = frozenset({"pytest.mark.skip", "pytest.mark.skipif", "pytest.mark.xfail"})
 LONGEST_FUNCTION_LINES = 60
+# What only its owner knows, by the end of its name. A kept hash is none: nobody sends one.
+SECRET_NAMES = re.compile(
+    r"(?:^|_)(?:secret|signature|token|h?mac|(?:hex)?digest|password|api_?key|csrf)s?$", re.IGNORECASE
+)
+# Stand-ins for gateways and the simulator are no doors that anybody knocks at.
+PLAY = ("prove", "contract", "sandbox", "demo")
+# Where chance decides what no attacker gains by: faults, seeds that must repeat, and how long to wait.
+CHANCE = frozenset({"sandbox/dials.py", "worker.py", "db/sqlite.py", "db/postgres.py", "db/django.py"})
+# Statements that are put together from names of ours; every value travels as a parameter.
+SQL_BUILDERS = frozenset(
+    {"audit.py", "deliveries.py", "hoststore.py", "inbox.py", "leases.py", "payments.py", "store.py"}
+    | {"db/migration.py", "web/accounts.py"}
+)
+SQL_WORDS = re.compile(r"\s*(?:SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|ALTER|CREATE|DROP)\b[^a-z]")
+RUNS_TEXT = frozenset({"eval", "exec", "compile", "__import__"})
+UNSAFE_MODULES = frozenset({"pickle", "marshal", "shelve", "dill", "yaml", "telnetlib", "ftplib"})
+UNVERIFIED = frozenset({"CERT_NONE", "CERT_OPTIONAL", "_create_unverified_context", "PROTOCOL_TLSv1"})
+LOG_METHODS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log", "bind", "msg"})
+# What a request or an answer is made of, and what holds settings.
+NEVER_LOGGED = frozenset(
+    {"body", "headers", "payload", "form", "cookies", "query", "raw", "content", "environment", "settings", "params"}
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -44,6 +71,7 @@ class Source:
 
     path: PurePosixPath
     tree: ast.Module
+    text: str = ""
 
     @property
     def module(self) -> str:
@@ -249,6 +277,163 @@ def nothing_is_printed(source: Source) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"{node.func.id}()"
 
 
+def secrets_are_compared_in_constant_time(source: Source) -> Iterator[tuple[int, str]]:
+    """`==` ends at the first difference, and its time tells how much was right; `hmac.compare_digest` does not."""
+    if source.folder in PLAY or "sandbox" in source.path.parts:
+        return
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        sides = [node.left, *node.comparators]
+        wrong = any(isinstance(operator, ast.Eq | ast.NotEq | ast.In | ast.NotIn) for operator in node.ops)
+        # Comparing with what everybody can read here (a constant, None, nothing) tells nothing.
+        if wrong and not any(_is_public(side) for side in sides):
+            yield from (
+                (node.lineno, f"compares {name}") for name in map(_last_name, sides) if SECRET_NAMES.search(name)
+            )
+
+
+def _is_public(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) or _last_name(node).isupper()
+
+
+def _last_name(node: ast.expr) -> str:
+    """What an expression is called: the end of `a.b`, of `a["b"]` and of `a.b()`."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case ast.Subscript(slice=ast.Constant(value=str(name))):
+            return name
+        case ast.Call(func=func):
+            return _last_name(func)
+        case _:
+            return ""
+
+
+def chance_makes_no_secret(source: Source) -> Iterator[tuple[int, str]]:
+    """`random` can be predicted by whoever has seen enough of it; secrets, ids and keys come from `secrets`."""
+    if source.folder == "prove" or str(source.path) in CHANCE:
+        return
+    for line, imported in _imports(source):
+        if imported.split(".")[0] == "random":
+            yield line, f"imports {imported}"
+
+
+def text_is_never_run(source: Source) -> Iterator[tuple[int, str]]:
+    """What came from outside must not become code: no eval, no pickle, no shell."""
+    for line, imported in _imports(source):
+        if imported.split(".")[0] in UNSAFE_MODULES:
+            yield line, f"imports {imported}"
+    for node in ast.walk(source.tree):
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name in RUNS_TEXT:
+                yield node.lineno, f"{name}()"
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr=name)) if name in {"system", "popen"}:
+                yield node.lineno, f"os.{name}()"
+            case ast.keyword(arg="shell", value=value) if not _is_constant(value, False):
+                yield node.value.lineno, "a shell"
+
+
+def _is_constant(node: ast.AST, value: object) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def values_stay_out_of_sql(source: Source) -> Iterator[tuple[int, str]]:
+    """A value in a statement is an injection; only names of ours are put into one, and in few places."""
+    for node in ast.walk(source.tree):
+        match node:
+            case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_] as parts) if SQL_WORDS.match(text + " "):
+                yield from ((node.lineno, what) for what in _interpolated(source, parts))
+            case ast.BinOp(op=ast.Mod() | ast.Add(), left=ast.Constant(value=str(text))) if SQL_WORDS.match(text + " "):
+                yield node.lineno, "a statement with something added"
+            case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="format")) if SQL_WORDS.match(
+                text + " "
+            ):
+                yield node.lineno, "a statement with .format()"
+
+
+def _interpolated(source: Source, parts: Sequence[ast.expr]) -> Iterator[str]:
+    for before, part in pairwise(parts):
+        if not isinstance(part, ast.FormattedValue):
+            continue
+        name = _last_name(part.value)
+        quoted = isinstance(before, ast.Constant) and str(before.value).endswith("'")
+        if name.isupper() or source.folder == "prove":
+            continue  # A constant of the module; and the simulation's statements meet no stranger.
+        if quoted:
+            yield f"a value in quotes: {ast.unparse(part.value)}"
+        elif str(source.path) not in SQL_BUILDERS or (isinstance(part.value, ast.Call) and name != "join"):
+            yield f"puts {ast.unparse(part.value)} into a statement"
+
+
+def tls_is_always_verified(source: Source) -> Iterator[tuple[int, str]]:
+    """A certificate that nobody checks is anybody's."""
+    for node in ast.walk(source.tree):
+        match node:
+            case ast.keyword(arg="verify" | "ssl" | "check_hostname" | "verify_ssl" as name, value=value) if (
+                _is_constant(value, False)
+            ):
+                yield node.value.lineno, f"{name}=False"
+            case ast.Assign(targets=[ast.Attribute(attr="check_hostname")], value=value) if _is_constant(value, False):
+                yield node.lineno, "check_hostname = False"
+            case ast.Attribute(attr=name) | ast.Name(id=name) | ast.alias(name=name) if name in UNVERIFIED:
+                yield getattr(node, "lineno", 1), name
+
+
+def bodies_are_not_logged(source: Source) -> Iterator[tuple[int, str]]:
+    """Bodies, headers and settings hold secrets; the scrubber is the second line of defence, not the first."""
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Call) or not _is_logging(node.func):
+            continue
+        for value in [*node.args, *(keyword.value for keyword in node.keywords)]:
+            yield from ((node.lineno, f"logs {name}") for name in _handed_over(value) if name in NEVER_LOGGED)
+
+
+def _is_logging(func: ast.expr) -> bool:
+    if not isinstance(func, ast.Attribute) or func.attr not in LOG_METHODS:
+        return False
+    return bool(re.search(r"\blog(ger|ging)?\b|_log\b|getLogger|get_logger", ast.unparse(func.value)))
+
+
+def _handed_over(value: ast.expr) -> Iterator[str]:
+    """The names whose values go into the line: all of an expression, apart from what a size or a kind is asked of."""
+    if isinstance(value, ast.Call):
+        asked = [value.func.value] if isinstance(value.func, ast.Attribute) else []
+        given = [*asked, *value.args, *(keyword.value for keyword in value.keywords)]
+        for one in [] if _asks_for_little(value) else given:
+            yield from _handed_over(one)
+    elif isinstance(value, ast.Name | ast.Attribute):
+        yield _last_name(value)
+    else:
+        for part in ast.iter_child_nodes(value):
+            if isinstance(part, ast.expr):
+                yield from _handed_over(part)
+
+
+def _asks_for_little(call: ast.Call) -> bool:
+    """A size, a kind, or one header that is named and no secret."""
+    match call:
+        case ast.Call(func=ast.Name(id="len" | "type" | "sorted")):
+            return True
+        case ast.Call(func=ast.Attribute(attr="get"), args=[ast.Constant(value=str(name)), *_]):
+            return not re.search("auth|cookie|secret|signature|token", name, re.IGNORECASE)
+        case _:
+            return False
+
+
+def exceptions_from_rules_are_named(source: Source) -> Iterator[tuple[int, str]]:
+    """A blanket `noqa` or `type: ignore` hides the next mistake on its line as well."""
+    for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        if re.search(r"#\s*(?:ruff|flake8):\s*noqa", token.string) or re.search(
+            r"#\s*noqa(?!:\s*[A-Z]+[0-9]+)", token.string
+        ):
+            yield token.start[0], "noqa without the rule's name, or for a whole file"
+        if re.search(r"#\s*type:\s*ignore(?!\[[a-z-]+)", token.string):
+            yield token.start[0], "type: ignore without the error's name"
+
+
 def skips_have_reasons(source: Source) -> Iterator[tuple[int, str]]:
     """A test that is skipped silently looks like one that passed."""
     called = {id(node.func) for node in ast.walk(source.tree) if isinstance(node, ast.Call)}
@@ -281,16 +466,29 @@ SOURCE_RULES: tuple[Rule, ...] = (
     functions_stay_short,
     public_names_have_docstrings,
     nothing_is_printed,
+    secrets_are_compared_in_constant_time,
+    chance_makes_no_secret,
+    text_is_never_run,
+    values_stay_out_of_sql,
+    tls_is_always_verified,
+    bodies_are_not_logged,
+    exceptions_from_rules_are_named,
 )
-TEST_RULES: tuple[Rule, ...] = (skips_have_reasons, no_mocks)
+TEST_RULES: tuple[Rule, ...] = (skips_have_reasons, no_mocks, exceptions_from_rules_are_named)
 
 # Each entry is a file that a rule leaves alone, and why.
-EXCEPTIONS: dict[tuple[Rule, str], str] = {}
+EXCEPTIONS: dict[tuple[Rule, str], str] = {
+    (
+        exceptions_from_rules_are_named,
+        "db/migrations/versions/r0002_first_schema.py",
+    ): "drafted by a tool, in long lines",
+}
 
 
+@cache
 def _read(folder: Path, base: Path) -> list[Source]:
     paths = sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
-    return [Source(PurePosixPath(path.relative_to(base)), ast.parse(path.read_text("utf-8"))) for path in paths]
+    return [_source(str(path.relative_to(base)), path.read_text("utf-8")) for path in paths]
 
 
 def _broken(rule: Rule, sources: list[Source]) -> list[str]:
@@ -367,6 +565,38 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (public_names_have_docstrings, "checkout.py", '"""Module."""\nclass Started: pass'),
     (public_names_have_docstrings, "checkout.py", "x = 1"),
     (nothing_is_printed, "checkout.py", "print(secret)"),
+    (secrets_are_compared_in_constant_time, "web/shop.py", "if mac == expected: pass"),
+    (secrets_are_compared_in_constant_time, "web/auth.py", 'if given != row["token"]: pass'),
+    (secrets_are_compared_in_constant_time, "web/auth.py", "if password in known: pass"),
+    (secrets_are_compared_in_constant_time, "gateways/stripe/webhook.py", "if signed.hexdigest() == given: pass"),
+    (secrets_are_compared_in_constant_time, "gateways/paypal/webhook.py", "ok = a.signature == b.signature"),
+    (chance_makes_no_secret, "web/accounts.py", "import random"),
+    (chance_makes_no_secret, "ports.py", "from random import choice"),
+    (text_is_never_run, "checkout.py", "eval(text)"),
+    (text_is_never_run, "checkout.py", "exec(text)"),
+    (text_is_never_run, "web/shop.py", "import pickle"),
+    (text_is_never_run, "config.py", "from yaml import load"),
+    (text_is_never_run, "demo/run.py", "subprocess.run(text, shell=True)"),
+    (text_is_never_run, "demo/run.py", "os.system(text)"),
+    (values_stay_out_of_sql, "web/accounts.py", "sql = f\"SELECT id FROM users WHERE email = '{email}'\""),
+    (values_stay_out_of_sql, "store.py", 'sql = f"SELECT 1 FROM orders WHERE id = {text.lower()}"'),
+    (values_stay_out_of_sql, "checkout.py", 'sql = f"UPDATE orders SET status = {status}"'),
+    (values_stay_out_of_sql, "checkout.py", 'sql = "DELETE FROM orders WHERE id = %s" % order_id'),
+    (values_stay_out_of_sql, "checkout.py", 'sql = "DELETE FROM orders WHERE id = " + order_id'),
+    (values_stay_out_of_sql, "checkout.py", 'sql = "SELECT * FROM {}".format(table)'),
+    (tls_is_always_verified, "gateways/transport.py", "session.get(url, ssl=False)"),
+    (tls_is_always_verified, "gateways/transport.py", "httpx.get(url, verify=False)"),
+    (tls_is_always_verified, "gateways/transport.py", "context.check_hostname = False"),
+    (tls_is_always_verified, "gateways/transport.py", "context.verify_mode = ssl.CERT_NONE"),
+    (tls_is_always_verified, "gateways/transport.py", "from ssl import CERT_NONE"),
+    (bodies_are_not_logged, "web/webhooks.py", 'log.info("webhook", body=body)'),
+    (bodies_are_not_logged, "web/webhooks.py", 'log.warning("refused", headers=dict(request.headers))'),
+    (bodies_are_not_logged, "web/webhooks.py", 'logging.getLogger("x").info("%s", body.decode())'),
+    (bodies_are_not_logged, "web/edge.py", 'log.info("x", by=request.headers.get("authorization"))'),
+    (bodies_are_not_logged, "cli.py", 'structlog.get_logger().debug(f"read {settings}")'),
+    (exceptions_from_rules_are_named, "checkout.py", "x = 1  # noqa"),
+    (exceptions_from_rules_are_named, "checkout.py", "# ruff: noqa: S608"),
+    (exceptions_from_rules_are_named, "checkout.py", "x = 1  # type: ignore"),
     (skips_have_reasons, "tests/test_x.py", "@pytest.mark.skip\ndef test_x(): pass"),
     (skips_have_reasons, "tests/test_x.py", "pytest.skip()"),
     (skips_have_reasons, "tests/test_x.py", "@pytest.mark.skipif(not HERE)\ndef test_x(): pass"),
@@ -393,13 +623,35 @@ HARMLESS: list[tuple[Rule, str, str]] = [
     (functions_stay_short, "db/migrations/versions/r0001_x.py", LONG_FUNCTION),
     (public_names_have_docstrings, "checkout.py", '"""Module."""\ndef _helper(): pass'),
     (nothing_is_printed, "cli.py", "console.print(table)"),
+    (secrets_are_compared_in_constant_time, "web/shop.py", "hmac.compare_digest(mac, expected)"),
+    (secrets_are_compared_in_constant_time, "web/auth.py", 'if token == "" or token is None: pass'),
+    (secrets_are_compared_in_constant_time, "config.py", "if SANDBOX_SECRET in secrets: pass"),
+    (secrets_are_compared_in_constant_time, "prove/checks.py", "if row.token == token: pass"),
+    (chance_makes_no_secret, "web/accounts.py", "import secrets"),
+    (chance_makes_no_secret, "prove/generate.py", "import random"),
+    (text_is_never_run, "demo/run.py", "subprocess.run(words, shell=False)"),
+    (text_is_never_run, "logs.py", 're.compile("x")'),
+    (values_stay_out_of_sql, "checkout.py", 'sql = "SELECT 1 FROM orders WHERE id = :id"'),
+    (values_stay_out_of_sql, "checkout.py", 'sql = f"SELECT {_COLUMNS} FROM orders"'),
+    (values_stay_out_of_sql, "leases.py", 'sql = f"SELECT id FROM {table} WHERE id = :id"'),
+    (values_stay_out_of_sql, "checkout.py", 'text = f"Select a card, {name}"'),
+    (tls_is_always_verified, "doctor/address.py", "ssl.create_default_context()"),
+    (bodies_are_not_logged, "web/webhooks.py", 'log.info("webhook", bytes=len(body), kind=type(body))'),
+    (bodies_are_not_logged, "web/edge.py", 'log.info("request", path=scope.path, status=status)'),
+    (bodies_are_not_logged, "web/edge.py", 'log.info("x", request_id=answer.headers.get("request-id"))'),
+    (bodies_are_not_logged, "web/forms.py", "read(body, headers)"),
+    (
+        exceptions_from_rules_are_named,
+        "checkout.py",
+        "x = 1  # noqa: S608 - names only.\ny = 2  # type: ignore[arg-type]",
+    ),
     (skips_have_reasons, "tests/test_x.py", 'pytest.skip("the shared specs are not here")'),
     (skips_have_reasons, "tests/test_x.py", '@pytest.mark.skipif(not HERE, reason="no browser")\ndef test_x(): pass'),
 ]
 
 
 def _source(path: str, text: str) -> Source:
-    return Source(PurePosixPath(path), ast.parse(text))
+    return Source(PurePosixPath(path), ast.parse(text), text)
 
 
 @pytest.mark.parametrize(("rule", "path", "text"), PLANTED, ids=lambda value: getattr(value, "__name__", None))

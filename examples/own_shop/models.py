@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy import CheckConstraint, Engine, ForeignKey, create_engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -95,6 +96,8 @@ class Points(Base):
 def connect(url: str) -> Engine:
     """The shop's own connection to the database of `url`, which it shares with paidonce."""
     if url.startswith("sqlite"):
+        # People's orders and accounts: no other user of this machine shall read them.
+        Path(url.removeprefix("sqlite:///")).touch(mode=0o600)
         engine = create_engine(url)
         event.listen(engine, "connect", _prepare_sqlite)
         return engine

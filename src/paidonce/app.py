@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.routing import Mount
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from paidonce._version import __version__
 from paidonce.assembly import assemble
@@ -16,6 +17,7 @@ from paidonce.gateways.base import Gateway
 from paidonce.ports import Clock, Database, Ids
 from paidonce.store import SqlStore
 from paidonce.web import mount, problems, routes, views
+from paidonce.web.challenge import Challenge
 from paidonce.web.edge import Edge
 from paidonce.web.shop import Shop
 from paidonce.worker import Worker
@@ -31,11 +33,13 @@ def create_app(
     environment: Mapping[str, str] | None = None,
     subscribers: Mapping[str, Subscriber] | None = None,
     store: SqlStore | None = None,
+    challenge: Challenge | None = None,
 ) -> FastAPI:
     """The shop as an ASGI application, with a worker inside unless PAIDONCE_WORKER is off.
 
     `subscribers` are called with every event by this process's worker, each under its name, at least once. `store` may
     be a `SqlStore` with code of your own in it; a shop with other tables mounts `web.mount.Payments` instead.
+    `challenge` is asked when too many payments were declined (docs/card-testing.md).
 
     What is left out is made from `environment` (default: the process's, with `.env`). What is passed in stays the
     caller's to close. Raises `ConfigError`, here or at start-up, naming each setting that can't work.
@@ -60,6 +64,7 @@ def create_app(
         return_path="/orders/{order}/return?payment={payment}",
         templates=views.templates(),
         store=store,
+        challenge=challenge,
     )
 
     @asynccontextmanager
@@ -76,8 +81,7 @@ def create_app(
     app.include_router(routes.api_router())
     app.include_router(routes.page_router())
     app.router.routes.append(Mount("/assets", routes=mount.asset_routes(shop.components)))
-    problems.install(app)
-    app.add_middleware(Edge, settings=settings, owns_host=True)
+    _surround(app, settings)
     return app
 
 
@@ -91,6 +95,14 @@ async def open_worker(
     """
     async with assemble(settings, environment, subscribers=subscribers).worker() as worker:
         yield worker
+
+
+def _surround(app: FastAPI, settings: Settings) -> None:
+    """What every request passes, from the inside out."""
+    problems.install(app)
+    if settings.proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.proxies)
+    app.add_middleware(Edge, settings=settings, owns_host=True)
 
 
 def _application(lifespan: object) -> FastAPI:

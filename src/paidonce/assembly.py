@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from paidonce import db as databases
-from paidonce import deliveries, notes
+from paidonce import deliveries, guard, notes, scrubbing
 from paidonce.config import Settings
 from paidonce.core import Core
 from paidonce.deliveries import Subscriber
 from paidonce.errors import ConfigError
 from paidonce.gateways.base import Gateway
-from paidonce.gateways.registry import configure_all
+from paidonce.gateways.registry import configure_all, secrets_of
 from paidonce.gateways.transport import AiohttpTransport
 from paidonce.ports import Clock, Database, Ids, RandomIds, SystemClock
 from paidonce.store import SqlStore, Store
@@ -91,13 +91,18 @@ def assemble(
 
     Raises `ConfigError` naming each setting that can't work.
     """
+    learn_secrets(settings, environment)
     clock = clock or SystemClock()
     # Without a socket until a gateway is asked; with gateways of the caller's own it stays unused.
     transport = AiohttpTransport(clock)
+    chosen = configure_all(environment, transport, clock) if gateways is None else dict(gateways)
+    store = store or store_of(settings)
+    file = guard.sqlite_file(settings) if database is None else None
+    guard.refuse_unsafe(settings, environment, chosen, file=file, hosted=not isinstance(store, SqlStore))
     return Assembly(
         settings=settings,
-        store=store or store_of(settings),
-        gateways=configure_all(environment, transport, clock) if gateways is None else dict(gateways),
+        store=store,
+        gateways=chosen,
         transport=transport,
         clock=clock,
         ids=ids or RandomIds(),
@@ -105,6 +110,12 @@ def assemble(
         subscribers=dict(subscribers or {}),
         gateways_are_ours=gateways is None,
     )
+
+
+def learn_secrets(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Tell the log what it must never show: the secrets of the shop and of its gateways. Raises `ConfigError`."""
+    values, shapes = secrets_of(environment)
+    scrubbing.learn(values=[*settings.secrets, *values], shapes=shapes)
 
 
 def store_of(settings: Settings) -> Store:
@@ -128,12 +139,12 @@ def store_of(settings: Settings) -> Store:
 async def migrate(settings: Settings, store: Store | None = None) -> None:
     """Bring the schema up to date; only the built-in store gets the built-in shop's tables. Raises as `db.migrate`."""
     chosen = store or store_of(settings)
-    await databases.migrate(settings.database_url, store_tables=isinstance(chosen, SqlStore))
+    await databases.migrate(settings.database_url.get_secret_value(), store_tables=isinstance(chosen, SqlStore))
 
 
 async def connect(settings: Settings) -> Database:
     """The settings' database, open. Raises `ConfigError` for an old schema, and what `db.connect` raises."""
-    database = await databases.connect(settings.database_url)
+    database = await databases.connect(settings.database_url.get_secret_value())
     if await databases.pending(database):
         await database.close()
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from paidonce import capturing, payments
+from paidonce import audit, capturing, payments
 from paidonce.capturing import Handover, close
 from paidonce.case import intend_void
 from paidonce.core import Actor, Core
@@ -64,7 +64,8 @@ async def release(core: Core, payment_id: str, actor: Actor) -> Result:
     """
     actor.require_staff()
     await core.db.read(_known, core, payment_id)
-    step = await core.write(_record_release, core, payment_id, actor)
+    asked = audit.entry("void.asked", actor=actor.user_id, subject=payment_id, at=core.clock.now())
+    step = await core.write(_record_release, core, payment_id, actor, asked)
     if isinstance(step, Standing):
         return result(step.payment, step.order)
     settled = await capturing.void(core, step.holder, trigger="staff")
@@ -73,13 +74,16 @@ async def release(core: Core, payment_id: str, actor: Actor) -> Result:
     return result(settled.payment, settled.order)
 
 
-async def _record_release(tx: Transaction, core: Core, payment_id: str, actor: Actor) -> Handover | Standing:
+async def _record_release(
+    tx: Transaction, core: Core, payment_id: str, actor: Actor, asked: audit.Entry
+) -> Handover | Standing:
     order, payment, _ = await capturing.lock(tx, core, payment_id)
     if payment.status is PaymentStatus.CANCELED:
         return Standing(payment, order)
     takings = await payments.takings(tx, payment.id)
     if not is_releasable(payment, takings):
         raise NotAuthorized("This payment has no reserved money that could be released.")
+    await audit.write(tx, asked)
     gateway = core.gateway(payment.gateway)
     asked_for_money = any(one.state in ("recorded", "succeeded") for one in takings)
     if not gateway.can_void and not asked_for_money:

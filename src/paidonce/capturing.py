@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from paidonce import journal, outbox, payments
+from paidonce import audit, journal, outbox, payments
 from paidonce.case import Case, end_payment, intend, intend_void
 from paidonce.core import Core
 from paidonce.errors import GatewayError, GatewayMisconfigured, GatewayRefused, PaymentInProgress, SoldOut
@@ -21,7 +21,7 @@ from paidonce.payments import Operation, Payment
 from paidonce.ports import SECOND, Transaction
 from paidonce.results import Result, Standing, result
 from paidonce.schedule import rescheduled
-from paidonce.settlement import Also, Settled, settle
+from paidonce.settlement import Also, Command, Settled, settle
 from paidonce.states import OrderStatus, PaymentStatus
 from paidonce.store import PayableOrder
 
@@ -111,11 +111,20 @@ async def pursue(
         if settled is None:
             break
         if settled.command is not None:
-            return await take(core, gateway, payment, str(settled.command), trigger=trigger)
+            return await obey(core, gateway, settled, trigger=trigger)
         # Another caller's newer news came first and may have asked for more than ours did: look again.
         if not (settled.overtaken and settled.payment.status is PaymentStatus.AWAITING_BUYER):
             return result(settled.payment, settled.order)
     return await standing_result(core, payment.id, unknown=True)
+
+
+async def obey(core: Core, gateway: Gateway, settled: Settled, *, trigger: str) -> Result:
+    """Do what a settled reading asks for. Raises `SoldOut` if the goods are gone before a capture."""
+    if settled.command is not Command.VOID:
+        return await take(core, gateway, settled.payment, str(settled.command), trigger=trigger)
+    # Without an answer it stays written down, and recovery repeats it.
+    ended = await void(core, settled.payment, trigger=trigger) or settled
+    return result(ended.payment, ended.order)
 
 
 async def fetch_and_settle(
@@ -252,9 +261,23 @@ async def _record_round(tx: Transaction, taking: _Taking, order: PayableOrder, p
     detail = {"gateway": payment.gateway, "round": operation.round, "trigger": taking.trigger, **request}
     if taking.actor is not None:
         detail["actor"] = taking.actor
+        await audit.write(tx, _asked(taking, taking.actor))
     event = f"{taking.kind}.intended"
     await journal.note(tx, event, order_id=order.id, payment_id=payment.id, detail=detail, now=now)
     return Recorded(processing, order, operation, created=True)
+
+
+def _asked(taking: _Taking, actor: str) -> audit.Entry:
+    amount = taking.amount
+    return audit.entry(
+        "capture.asked",
+        actor=actor,
+        subject=taking.payment.id,
+        at=taking.core.clock.now(),
+        order=taking.payment.order_id,
+        amount=amount.minor,
+        currency=amount.currency,
+    )
 
 
 async def _claim_again(tx: Transaction, taking: _Taking, recorded: Recorded) -> _Step:

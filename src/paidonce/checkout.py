@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from paidonce import aftersales, capturing, journal, outbox, payments
+from paidonce import aftersales, bounds, capturing, journal, outbox, payments
 from paidonce.capturing import LOOKS, Handover, Recorded, close, pursue
 from paidonce.case import intend, intend_void, void_is_wanted_by_staff
 from paidonce.core import Actor, Core
@@ -68,10 +68,12 @@ async def start(
     return_url: str,
     cancel_url: str,
     webhook_url: str | None = None,
+    cleared: bool = False,
 ) -> Started:
     """Open a payment of the actor's own order at a gateway, holding the goods; the same one again if it is open.
 
-    The addresses are absolute; `{payment}` in them becomes the payment's id. Raises `errors.Problem`:
+    The addresses are absolute; `{payment}` in them becomes the payment's id. `cleared` says that the buyer has passed
+    the shop's challenge, after a `TooManyDeclines` that says it helps. Raises `errors.Problem`:
     NotFound, AlreadyPaid, OrderClosed, PaymentInProgress, SoldOut, TooManyAttempts, InvalidRequest, GatewayUnavailable.
     """
     order = await core.db.read(_own_order, core, order_id, actor, lock=False)
@@ -85,7 +87,7 @@ async def start(
     if webhook_url is not None:
         urls["webhook_url"] = webhook_url
     for _ in range(LOOKS):
-        step = await _record_start(core, order_id, gateway, account, actor, urls=urls)
+        step = await _record_start(core, order_id, gateway, account, actor, urls=urls, cleared=cleared)
         if isinstance(step, Handover):
             await _make_way(core, step.holder, gateway)
             continue
@@ -149,7 +151,14 @@ async def _account(gateway: Gateway) -> Account:
 
 
 async def _record_start(
-    core: Core, order_id: str, gateway: Gateway, account: Account, actor: Actor, *, urls: Mapping[str, str]
+    core: Core,
+    order_id: str,
+    gateway: Gateway,
+    account: Account,
+    actor: Actor,
+    *,
+    urls: Mapping[str, str],
+    cleared: bool,
 ) -> Recorded | Handover:
     record = partial(
         core.write,
@@ -160,6 +169,7 @@ async def _record_start(
         gateway=gateway,
         account=account,
         urls=urls,
+        cleared=cleared,
     )
     return await capturing.with_goods_of_others_who_left(core, order_id, record)
 
@@ -173,6 +183,7 @@ async def _record_payment(
     gateway: Gateway,
     account: Account,
     urls: Mapping[str, str],
+    cleared: bool,
 ) -> Recorded | Handover:
     now = core.clock.now()
     order = await _own_order(tx, core, order_id, actor, lock=True)
@@ -181,6 +192,7 @@ async def _record_payment(
     _check_amount(gateway, order.total)
     attempts = await payments.of_order(tx, order.id, lock=True)
     _refuse_while_money_may_move(attempts)
+    await bounds.refuse_after_declines(tx, core, order.id, actor, cleared=cleared)
     leaving = next((one for one in attempts if one.capture_right == "voiding"), None)
     if leaving is not None:
         # A handover or cancellation was interrupted; repeating the void is safe, and only then may a new start go on.
@@ -200,6 +212,7 @@ async def _record_payment(
             # The buyer goes for another try, so the next approval is news again.
             mine = replace(mine, decline_code=None, decline_recoverable=False)
             await payments.save(tx, mine, now=now)
+        await bounds.remember_goods(tx, core, order.id, actor)
         return Recorded(mine, order, create, created=False)
     if len(attempts) >= core.policy.attempts_per_order:
         # Before a handover: nobody loses the payment that is open for a new one that may not be.
@@ -207,8 +220,11 @@ async def _record_payment(
     holder = next((one for one in attempts if one.capture_right is not None), None)
     if holder is not None and gateway.captures_in_browser:
         return await capturing.record_handover(tx, core, holder)
+    await bounds.refuse_more_goods(tx, core, order.id, actor)
     await _hold(tx, core, order, attempts, now=now)
-    return await _insert_payment(tx, core, order, gateway, account, urls=urls)
+    recorded = await _insert_payment(tx, core, order, gateway, account, actor=actor, urls=urls)
+    await bounds.remember_goods(tx, core, order.id, actor)
+    return recorded
 
 
 async def _hold(
@@ -258,6 +274,7 @@ async def _insert_payment(
     gateway: Gateway,
     account: Account,
     *,
+    actor: Actor,
     urls: Mapping[str, str],
 ) -> Recorded:
     now = core.clock.now()
@@ -283,6 +300,8 @@ async def _insert_payment(
         held_reason=None,
         asked_at=0,
         created_at=now,
+        started_by=actor.user_id,
+        started_from=bounds.network_tag(actor.address),
     )
     request = {
         "payment_id": payment.id,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -16,11 +17,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from paidonce import cli_events, cli_new_gateway, cli_prove, db
+from paidonce import cli_audit, cli_doctor, cli_events, cli_new_gateway, cli_prove, cli_scripts, db
 from paidonce._version import __version__
 from paidonce.config import Settings, load_settings, read_environment
 from paidonce.errors import ConfigError, PaidonceError
 from paidonce.logs import configure_logging
+from paidonce.scrubbing import scrub_text
 
 if TYPE_CHECKING:
     from paidonce.explain import Explanation
@@ -49,6 +51,20 @@ def run() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        # A bug, or one of the shop's own code. The traceback is for whoever mends it, and may quote anything.
+        err.print(_without_secrets(error), soft_wrap=True, highlight=False, markup=False)
+        raise SystemExit(1) from None
+
+
+def _without_secrets(error: Exception) -> str:
+    from paidonce.assembly import learn_secrets
+
+    environment = read_environment()
+    # Whatever is wrong with the settings must not become a second error, which nobody would scrub.
+    with suppress(Exception):
+        learn_secrets(load_settings(environment), environment)
+    return scrub_text("".join(traceback.format_exception(error)))
 
 
 def _show_version(wanted: bool) -> None:
@@ -79,7 +95,7 @@ def serve() -> None:
     shop = create_app(settings, environment=environment)
     # Reading the schema's version is no news, though Alembic tells at length.
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    asyncio.run(_refuse_old_schema(settings.database_url))
+    asyncio.run(_refuse_old_schema(settings.database_url.get_secret_value()))
     with serving.bind(settings.host, settings.port, fix="Choose another with PORT=…, or end what uses it.") as listener:
         out.print(f"The shop is open: {settings.origin}   (Ctrl-C closes it)")
         with suppress(KeyboardInterrupt):
@@ -219,7 +235,7 @@ async def _explain(settings: Settings, text: str) -> Explanation | None:
 
     clock = SystemClock()
     transport = AiohttpTransport(clock)
-    database = await db.connect(settings.database_url)
+    database = await db.connect(settings.database_url.get_secret_value())
     try:
         if await db.pending(database):
             raise ConfigError(["The database's schema is not this version's. Run: paidonce migrate"])
@@ -234,7 +250,10 @@ async def _explain(settings: Settings, text: str) -> Explanation | None:
 
 
 app.add_typer(cli_events.app, name="events")
+app.command()(cli_audit.audit)
 app.command()(cli_prove.prove)
+app.command()(cli_doctor.doctor)
+app.command()(cli_scripts.scripts)
 app.command("new-gateway")(cli_new_gateway.new_gateway)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import os
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
@@ -10,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from paidonce import db, deliveries
+from paidonce import audit, db, deliveries
 from paidonce.assembly import store_of
 from paidonce.config import Settings, load_settings
 from paidonce.core import Core
@@ -70,6 +72,7 @@ def replay(
 
     async def run(core: Core) -> tuple[int, int]:
         names = await _names(core, settings, endpoint)
+        await core.write(audit.write, _replayed(core, by, value))
         return await deliveries.replay(core, names, by=by, value=value), len(names)
 
     count, endpoints = _with_core(settings, run)
@@ -78,6 +81,20 @@ def replay(
     _say(
         f"To be sent again by the worker: {_counted(count // endpoints, 'event')} to {_counted(endpoints, 'endpoint')}."
     )
+
+
+def _replayed(core: Core, by: Selector, value: str | Microseconds) -> audit.Entry:
+    """Who is at the command line is known to the operating system alone."""
+    return audit.entry(
+        "events.replayed", actor=f"command line, {_account()}", subject=str(value), at=core.clock.now(), by=by
+    )
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return f"user {os.getuid()}"
 
 
 def _selected(event_id: str | None, order: str | None, since: str | None) -> tuple[Selector, str | Microseconds]:
@@ -133,7 +150,7 @@ def _counted(number: int, word: str, words: str = "") -> str:
 
 def _with_core(settings: Settings, work: Callable[[Core], Coroutine[Any, Any, T]]) -> T:
     async def run() -> T:
-        database = await db.connect(settings.database_url)
+        database = await db.connect(settings.database_url.get_secret_value())
         try:
             if await db.pending(database):
                 raise ConfigError(["The database's schema is not this version's. Run: paidonce migrate"])

@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from paidonce.errors import CommitUnknown, Forbidden, InvalidRequest
 from paidonce.gateways.base import CaptureMethod, Gateway
+from paidonce.money import Money
 from paidonce.ports import SECOND, Clock, Database, Ids, Microseconds, Transaction
 from paidonce.store import Store
 
@@ -25,11 +26,33 @@ class Actor:
 
     user_id: str
     is_staff: bool = False
+    # Whether they proved who they are once more, within the last minutes (`Policy.second_look_above`).
+    confirmed: bool = field(default=False, kw_only=True)
+    # Where the request came from, as text; None where that is not known. Of it only a short tag is ever kept.
+    address: str | None = field(default=None, kw_only=True)
 
     def require_staff(self) -> None:
         """Raise `errors.Forbidden` for anybody but staff."""
         if not self.is_staff:
             raise Forbidden
+
+
+@dataclass(frozen=True, slots=True)
+class Declines:
+    """How many declined attempts an order, a buyer and an address may make, against the trying out of stolen cards.
+
+    They count within a window. A fifth of them is free of waits. Each further one doubles how long the next start has
+    to wait, beginning with `wait_seconds`; after the last one the window has to end first. None: no bound.
+    """
+
+    per_order: int | None = 15
+    per_user: int | None = 15
+    # Many buyers may share an address: a school, a telephone network.
+    per_address: int | None = 50
+    # How often a browser may confirm one payment in vain, which is beyond our reach, before the payment is ended.
+    per_payment: int = 5
+    wait_seconds: int = 30
+    window_seconds: int = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +69,11 @@ class Policy:
     capture_rounds: int = 3
     # Against card testing: one order is no place to try out many payments.
     attempts_per_order: int = 10
+    # The same by declined attempts of an order, a buyer and an address; None: no bound.
+    declines: Declines | None = None
+    # For how many orders at once a buyer, or an address, may hold goods without having paid; None: no bound.
+    open_payments_per_user: int | None = None
+    open_payments_per_address: int | None = None
     # Manual: confirming reserves the money, and staff capture it when the goods leave.
     capture_method: CaptureMethod = CaptureMethod.AUTOMATIC
     # An order that nobody pays is closed, so that a forgotten basket can't be paid at last month's price.
@@ -63,6 +91,9 @@ class Policy:
     audit_days: tuple[int, ...] = (1, 3, 7, 14, 30, 60, 90, 120, 180)
     # How long an event is kept that names a payment which is not here (yet).
     parked_seconds: int = 3 * _DAY
+    # Refunds by staff that give back more than this of one payment, in minor units by currency, need a second look
+    # (`Actor.confirmed`). A currency that is not named always needs it; None: it is never needed.
+    second_look_above: Mapping[str, int] | None = None
 
     def hold_until(self, now: Microseconds) -> Microseconds:
         """When goods held now are free again."""
@@ -71,6 +102,11 @@ class Policy:
     def pending_until(self, now: Microseconds) -> Microseconds:
         """When goods held for slow money are free again."""
         return now + self.pending_hold_seconds * SECOND
+
+    def needs_second_look(self, given_back: Money) -> bool:
+        """Whether giving back so much of one payment in all needs whoever asks to have proved themselves again."""
+        limits = self.second_look_above
+        return limits is not None and given_back.minor > limits.get(given_back.currency, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from paidonce.errors import ConfigError, GatewayError
 from paidonce.gateways.base import HttpRequest, HttpResponse, Transport
 from paidonce.outbox import Event
 from paidonce.ports import SECOND, Ids, Microseconds, Row, Transaction
+from paidonce.secret import Secret
 
 log = structlog.get_logger(__name__)
 
@@ -66,12 +67,12 @@ class Endpoints:
     """
 
     urls: Sequence[str] = field(default=(), repr=False)
-    secret: str = field(default="", repr=False)
+    secret: Secret = field(default=Secret(""))
     subscribers: Mapping[str, Subscriber] = field(default_factory=dict)
     retry_days: int = 3
 
     def __post_init__(self) -> None:
-        if self.urls and not self.secret.strip():
+        if self.urls and not self.secret.get_secret_value().strip():
             raise ConfigError(["PAIDONCE_EVENT_SECRET: is missing; events are never sent unsigned"])
 
     @property
@@ -329,10 +330,11 @@ async def _try(core: Core, delivery: _Delivery, send: _Sender, retry_days: int) 
     return 1
 
 
-async def _post(core: Core, transport: Transport, url: str, secret: str, event: Event) -> _Outcome:
+async def _post(core: Core, transport: Transport, url: str, secret: Secret, event: Event) -> _Outcome:
     now = core.clock.now()
     body = message(event)
-    headers = {"content-type": "application/json", **signature_headers(secret, event.id, body, now=now)}
+    signature = signature_headers(secret.get_secret_value(), event.id, body, now=now)
+    headers = {"content-type": "application/json", **signature}
     try:
         response = await transport.send(HttpRequest("POST", url, headers, body.encode()), deadline_seconds=SEND_SECONDS)
     except GatewayError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from paidonce import capturing, payments
+from paidonce import audit, capturing, payments
 from paidonce.core import Actor, Core
 from paidonce.errors import GatewayError, GatewayUnavailable, InvalidRequest, NotFound
 from paidonce.gateways.base import StaffDesk, StaffSheet
@@ -59,7 +59,15 @@ async def act(
     gateway = core.gateway(payment.gateway)
     if payment.gateway_ref is None or not isinstance(gateway, StaffDesk):
         raise InvalidRequest(_NO_DESK)
-    await core.write(_look_later, core, payment_id)
+    entered = audit.entry(
+        "desk.entered",
+        actor=actor.user_id,
+        subject=payment_id,
+        at=core.clock.now(),
+        order=payment.order_id,
+        name=name,
+    )
+    await core.write(_look_later, core, payment_id, entered)
     try:
         await gateway.act(
             payment.gateway_ref,
@@ -78,8 +86,9 @@ async def act(
     return result(settled.payment, settled.order)
 
 
-async def _look_later(tx: Transaction, core: Core, payment_id: str) -> None:
+async def _look_later(tx: Transaction, core: Core, payment_id: str, entered: audit.Entry) -> None:
     """Should this process end between entry and settling, recovery finds the entry."""
+    await audit.write(tx, entered)
     await payments.look_anew(tx, payment_id, at=core.clock.now() + core.policy.claim_seconds * SECOND)
 
 

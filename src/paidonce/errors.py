@@ -17,6 +17,7 @@ PaidonceError
 └── Problem                     what a client of the HTTP face reads, as RFC 9457
     ├── NotSignedIn             401 not_signed_in
     ├── Forbidden               403 forbidden
+    ├── ConfirmationNeeded      403 confirmation_needed
     ├── NotFound                404 not_found
     ├── InvalidRequest          422 invalid_request
     ├── SoldOut                 409 sold_out
@@ -28,6 +29,8 @@ PaidonceError
     ├── RefundTooLarge          409 refund_too_large
     ├── PaymentDisputed         409 payment_disputed
     ├── TooManyAttempts         429 too_many_attempts
+    │   └── TooManyDeclines         after declined payments; a challenge may help
+    ├── ChallengeNeeded         429 challenge_needed
     └── GatewayUnavailable      503 gateway_unavailable
 """
 
@@ -152,6 +155,16 @@ class Forbidden(Problem):
     default_message = "Your account is not allowed to do this."
 
 
+class ConfirmationNeeded(Problem):
+    """Allowed, but only to somebody who has proved again, within the last minutes, who they are."""
+
+    code, status, title = "confirmation_needed", 403, "Please confirm that it is you"
+    default_message = (
+        "A refund of this size needs a second look, and nothing was refunded yet: prove once more that it is you, then "
+        "send the request again."
+    )
+
+
 class NotFound(Problem):
     """It does not exist, or it belongs to somebody else: a stranger can't tell which."""
 
@@ -239,6 +252,23 @@ class TooManyAttempts(Problem):
 
     code, status, title = "too_many_attempts", 429, "Too many attempts"
     default_message = "There were too many attempts. Please wait a while before you try again."
+
+
+class TooManyDeclines(TooManyAttempts):
+    """Payments were declined, so the next one has to wait; `challenge_helps` where a passed challenge spares that."""
+
+    def __init__(self, message: str, *, retry_after_seconds: int, challenge_helps: bool) -> None:
+        self.challenge_helps = challenge_helps
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+
+
+class ChallengeNeeded(Problem):
+    """The shop's own challenge (a CAPTCHA, say) has to be passed before this payment starts."""
+
+    code, status, title = "challenge_needed", 429, "Please show that you are a person"
+    default_message = (
+        "Several payments were declined. You have not been charged. Please pass the check on this page, then try again."
+    )
 
 
 class GatewayUnavailable(Problem):

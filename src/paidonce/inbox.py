@@ -87,7 +87,7 @@ async def _receive(tx: Transaction, core: Core, event: WebhookEvent, *, row_id: 
         return Received("ignored")
     if payment is not None and not event.signed and await _joins_one_that_waits(tx, payment, event, now=now):
         return Received("known")
-    known = payment is not None and await _is_known(tx, payment, event)
+    known = payment is not None and await _is_known(tx, core, payment, event)
     state = "processed" if known else "parked" if payment is None else "recorded"
     mine = state == "recorded"
     inserted = await tx.execute(
@@ -196,7 +196,7 @@ def _may_become_ours(event: WebhookEvent) -> bool:
     return event.progress is None and (event.ref is not None or event.capture_ref is not None)
 
 
-async def _is_known(tx: Transaction, payment: Payment, event: WebhookEvent) -> bool:
+async def _is_known(tx: Transaction, core: Core, payment: Payment, event: WebhookEvent) -> bool:
     if event.refund is not None:
         ref, progress = event.refund
         row = await tx.fetch_one(
@@ -216,6 +216,9 @@ async def _is_known(tx: Transaction, payment: Payment, event: WebhookEvent) -> b
     if payment.status is PaymentStatus.HELD:
         return event.progress is Progress.CAPTURED and payment.capture_ref is not None
     declined_before = payment.status is PaymentStatus.AWAITING_BUYER and payment.decline_code is not None
+    if declined_before and core.policy.declines is not None:
+        # Each further decline counts, though it says nothing new to the buyer.
+        return False
     return payment.status in _KNOWN_IN[event.progress] or (
         event.progress is Progress.AWAITING_BUYER and declined_before
     )

@@ -15,6 +15,8 @@ _CURRENCY = re.compile(r"[A-Z]{3}")
 
 # Larger totals are refused: they are mistakes, and every gateway's own limit lies below.
 LARGEST_MINOR = 10**12
+# What others sent may be of any length, and errors end in logs.
+_MOST_QUOTED = 40
 
 
 class MoneyError(ValueError):
@@ -38,7 +40,7 @@ class Money:
         if abs(self.minor) > LARGEST_MINOR:
             raise MoneyError(f"the amount {self.minor} lies outside ±{LARGEST_MINOR} minor units")
         if not isinstance(self.currency, str) or not _CURRENCY.fullmatch(self.currency):
-            raise MoneyError(f"{self.currency!r} is not an ISO 4217 currency code such as 'EUR'")
+            raise MoneyError(f"{str(self.currency)[:_MOST_QUOTED]!r} is not an ISO 4217 currency code such as 'EUR'")
 
     def __add__(self, other: Money) -> Money:
         self._same_currency(other)
@@ -94,7 +96,7 @@ def from_decimal_string(text: str, exponent: int) -> int:
     """
     match = re.fullmatch(r"(-?)(\d{1,15})(?:\.(\d{1,6}))?", text, re.ASCII)
     if match is None:
-        raise MoneyError(f"{text!r} is not a decimal amount")
+        raise MoneyError(f"{text[:_MOST_QUOTED]!r} is not a decimal amount")
     sign, whole, fraction = match[1], match[2], match[3] or ""
     kept, cut = fraction[:exponent], fraction[exponent:]
     if cut.strip("0"):

@@ -41,6 +41,8 @@ class Payment:
     due_at: Microseconds | None = None  # When recovery looks at it next; None: never.
     tries: int = 0  # How often it has looked since the last news.
     silent_since: Microseconds | None = None  # Since when the gateway does not answer these looks.
+    started_by: str | None = None  # The buyer, and a tag of his network, against one who holds all the goods.
+    started_from: str | None = None
 
     @property
     def is_owed(self) -> bool:
@@ -125,6 +127,8 @@ def _payment(row: Row) -> Payment:
         due_at=row["due_at"],
         tries=row["tries"],
         silent_since=row["silent_since"],
+        started_by=row["started_by"],
+        started_from=row["started_from"],
     )
 
 
@@ -144,6 +148,13 @@ def _operation(row: Row) -> Operation:
 
 
 # ── Reading ──────────
+
+# The condition is that of the partial indexes.
+_OPEN_BY = {
+    column: f"SELECT order_id FROM payments WHERE {column} = :value"  # noqa: S608
+    " AND status IN ('created', 'awaiting_buyer', 'processing', 'authorized')"
+    for column in ("started_by", "started_from")
+}
 
 
 async def find(tx: Transaction, payment_id: str, *, lock: bool = False) -> Payment | None:
@@ -175,6 +186,12 @@ async def of_order(tx: Transaction, order_id: str, *, lock: bool = False) -> lis
         "SELECT * FROM payments WHERE order_id = :order_id ORDER BY created_at, id", {"order_id": order_id}, lock=lock
     )
     return [_payment(row) for row in rows]
+
+
+async def orders_with_open(tx: Transaction, column: str, value: str) -> set[str]:
+    """The orders with an open payment whose `column`, `started_by` or `started_from`, is `value`."""
+    rows = await tx.fetch_all(_OPEN_BY[column], {"value": value})
+    return {row["order_id"] for row in rows}
 
 
 async def operation_of(tx: Transaction, payment_id: str, kind: str, *, lock: bool = False) -> Operation | None:
@@ -218,9 +235,10 @@ async def find_operation(tx: Transaction, operation_id: str) -> Operation | None
 _INSERT_PAYMENT = """
 INSERT INTO payments (id, order_id, gateway, status, refund_status, amount_minor, currency, account, live,
     captures_in_browser, capture_method, captured_minor, owed_to_buyer, capture_right, decline_recoverable, asked_at,
-    created_at, updated_at, due_at, tries, lease_until)
+    created_at, updated_at, due_at, tries, lease_until, started_by, started_from)
 VALUES (:id, :order_id, :gateway, 'created', 'none', :amount_minor, :currency, :account, :live,
-    :captures_in_browser, :capture_method, 0, 0, :capture_right, 0, 0, :now, :now, :due_at, 0, 0)
+    :captures_in_browser, :capture_method, 0, 0, :capture_right, 0, 0, :now, :now, :due_at, 0, 0, :started_by,
+    :started_from)
 """
 _INSERT_OPERATION = """
 INSERT INTO operations (id, payment_id, kind, round, idempotency_key, request, state, claimed_until, created_at,
@@ -232,7 +250,7 @@ UPDATE payments SET status = :status, refund_status = :refund_status, gateway_re
     capture_ref = :capture_ref, captured_minor = :captured_minor, owed_to_buyer = :owed_to_buyer,
     capture_right = :capture_right, decline_code = :decline_code, decline_recoverable = :decline_recoverable,
     pending_reason = :pending_reason, held_reason = :held_reason, asked_at = :asked_at, due_at = :due_at,
-    tries = :tries, updated_at = :now
+    tries = :tries, updated_at = :now, started_from = CASE WHEN :is_open = 1 THEN started_from END
 WHERE id = :id
 """
 
@@ -254,6 +272,8 @@ async def insert(tx: Transaction, payment: Payment) -> None:
             "capture_right": payment.capture_right,
             "due_at": payment.due_at,
             "now": payment.created_at,
+            "started_by": payment.started_by,
+            "started_from": payment.started_from,
         },
     )
 
@@ -279,6 +299,8 @@ async def save(tx: Transaction, payment: Payment, *, now: Microseconds) -> None:
             "due_at": payment.due_at,
             "tries": payment.tries,
             "now": now,
+            # Where it was started from is of no use once nothing can come of it any more.
+            "is_open": int(payment.is_open),
         },
     )
 

@@ -200,7 +200,7 @@ async def _take_effect(core: Core, gateway: Gateway, event: Stored, standing: St
     settled = await settle(core, snapshot, trigger=trigger, asked_at=asked_at, also=also)
     if settled.command is not None:
         # The event is done; should this process end here, the payment is due again and recovery goes on.
-        await _quietly(capturing.take(core, gateway, settled.payment, str(settled.command), trigger=trigger))
+        await _quietly(capturing.obey(core, gateway, settled, trigger=trigger))
     return await core.db.read(inbox.stored, lease.id) is None
 
 

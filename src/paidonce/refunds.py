@@ -7,13 +7,15 @@ looks the refund up. It is never sent again under another key.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paidonce import aftersales, payments
+from paidonce import aftersales, audit, payments
 from paidonce.aftersales import Refund
 from paidonce.capturing import alarm, fetch_and_settle
-from paidonce.core import Actor, Core
+from paidonce.core import Actor, Core, Policy
 from paidonce.errors import (
+    ConfirmationNeeded,
     GatewayError,
     GatewayMisconfigured,
     GatewayRefused,
@@ -76,7 +78,8 @@ async def refund(
     """Give captured money back: `amount_minor` of it (minor units), or all that is left.
 
     `restock` puts the goods of the order back on the shelf, once, when the gateway has taken the refund on.
-    `request_key` is the client's own: the same key again is the same refund. Raises `errors.Forbidden`, `NotFound`,
+    `request_key` is the client's own: the same key again is the same refund. Raises `ConfirmationNeeded` where the
+    policy wants a second look and `actor` has not proved themselves again; `errors.Forbidden`, `NotFound`,
     `InvalidRequest`, `RefundTooLarge`, `PaymentDisputed`. A gateway that does not answer leaves the refund `recorded`.
     """
     actor.require_staff()
@@ -126,8 +129,10 @@ async def _record(
             _check_same(before, amount_minor, reason=reason, restock=restock)
             return before, False
     amount = await _allowed(tx, core, case.payment, amount_minor)
+    await _check_second_look(tx, core, case.payment, actor, amount)
     if restock and (case.payment.status is not PaymentStatus.CAPTURED or case.payment.owed_to_buyer):
         raise InvalidRequest("restock: this payment took no goods, so none can come back. Leave it out.")
+    await audit.write(tx, _asked(core, case.payment, actor, amount, refund_id))
     written = await aftersales.intend_refund(
         case,
         amount,
@@ -139,6 +144,20 @@ async def _record(
         refund_id=refund_id,
     )
     return written, True
+
+
+def _asked(core: Core, payment: Payment, actor: Actor, amount: Money, refund_id: str) -> audit.Entry:
+    return audit.entry(
+        "refund.asked",
+        actor=actor.user_id,
+        subject=payment.id,
+        at=core.clock.now(),
+        order=payment.order_id,
+        refund=refund_id,
+        amount=amount.minor,
+        currency=amount.currency,
+        confirmed=actor.confirmed,
+    )
 
 
 def _check_same(before: Refund, amount_minor: int | None, *, reason: str | None, restock: bool) -> None:
@@ -167,6 +186,20 @@ async def _allowed(tx: Transaction, core: Core, payment: Payment, amount_minor: 
     except MoneyError as error:
         raise InvalidRequest(f"amount: {error}.") from error
     return amount
+
+
+async def _check_second_look(tx: Transaction, core: Core, payment: Payment, actor: Actor, amount: Money) -> None:
+    if not actor.confirmed and needs_second_look(core.policy, await aftersales.refunds_of(tx, payment.id), amount):
+        raise ConfirmationNeeded
+
+
+def needs_second_look(policy: Policy, before: Sequence[Refund], amount: Money) -> bool:
+    """Whether giving `amount` back needs a second look, after the refunds that a payment has already.
+
+    What staff gave back of one payment counts together, so that many small refunds are no way around the bound.
+    """
+    given = sum(one.amount.minor for one in before if one.origin == "staff" and one.state != "failed")
+    return policy.needs_second_look(Money(given + amount.minor, amount.currency))
 
 
 async def _result(tx: Transaction, refund_id: str, created: bool) -> RefundResult:

@@ -40,6 +40,8 @@ def server(app: Any) -> uvicorn.Server:
         # Its start and end are told by whoever runs it.
         log_level="warning",
         server_header=False,
+        # The application says itself which proxies it believes; by default uvicorn would believe any on this machine.
+        proxy_headers=False,
         ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

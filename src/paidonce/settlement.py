@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from paidonce import aftersales, invariants, journal, payments
+from paidonce import aftersales, bounds, invariants, journal, payments
 from paidonce.case import Case, end_payment, intend_void, prolong_hold, reopen_order
 from paidonce.core import Core
 from paidonce.errors import NotFound
@@ -41,6 +41,7 @@ class Command(StrEnum):
 
     AUTHORIZE = "authorize"
     CAPTURE = "capture"
+    VOID = "void"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class _Case(Case):
 
     snapshot: Snapshot
     operation: Operation | None
+    declined: bool = False  # Whether the snapshot told of a declined attempt that was not known yet.
 
     async def note(self, event: str, **detail: object) -> None:
         told = {"raw_status": self.snapshot.raw_status, "request_id": self.snapshot.request_id}
@@ -122,6 +124,8 @@ async def _settle(
 ) -> Settled:
     case = await _lock_rows(tx, core, snapshot, operation, trigger)
     settled = await _bring_up_to_date(case, asked_at)
+    if case.declined and await bounds.count_decline(case):
+        settled = replace(settled, payment=case.payment, command=Command.VOID)
     await _tell_surplus(case)
     await invariants.check(case)
     if also is not None:
@@ -325,8 +329,12 @@ async def _apply_awaiting_buyer(case: _Case) -> None:
     before = case.payment
     await case.save(**changes)
     await _finish(case, "declined" if _is_capture(case) else "succeeded")
-    if _is_capture(case) or _is_news(before, case.payment):
+    is_news = _is_capture(case) or _is_news(before, case.payment)
+    case.declined = decline is not None and await _is_another_attempt(case, otherwise=is_news)
+    if is_news or case.declined:
         detail = {} if decline is None else {"decline": str(decline.code), "raw_code": decline.raw_code}
+        if decline is not None and decline.ref is not None:
+            detail["attempt"] = decline.ref
         event = "payment.declined" if decline else "payment.awaiting_buyer"
         await case.note(event, reason=case.payment.pending_reason, **detail)
     if case.payment.is_awaited:
@@ -340,6 +348,15 @@ async def _apply_awaiting_buyer(case: _Case) -> None:
 def _is_news(before: Payment, after: Payment) -> bool:
     seen = (before.status, before.decline_code, before.pending_reason)
     return seen != (after.status, after.decline_code, after.pending_reason)
+
+
+async def _is_another_attempt(case: _Case, *, otherwise: bool) -> bool:
+    """Whether the decline is that of an attempt not heard of yet. Where the gateway names none, `otherwise` decides."""
+    ref = None if case.snapshot.decline is None else case.snapshot.decline.ref
+    if ref is None:
+        return otherwise
+    known = await journal.details(case.tx, "payment.declined", order_id=case.order.id, payment_id=case.payment.id)
+    return ref not in {detail.get("attempt") for detail in known}
 
 
 def _why_awaited(case: _Case) -> str | None:
@@ -522,6 +539,7 @@ async def _book_in_suspense(case: _Case, *, refundable: bool) -> bool:
 
 async def _end(case: _Case, status: PaymentStatus) -> None:
     decline = case.snapshot.decline
+    case.declined = decline is not None
     await end_payment(case, status, decline=decline, operations="abandoned" if decline is None else "declined")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from paidonce.errors import InvalidRequest, NotFound, SoldOut
+from paidonce.errors import InvalidRequest, NotFound, SoldOut, TooManyAttempts
 from paidonce.money import LARGEST_MINOR, Money
 from paidonce.ports import SECOND, Ids, Microseconds, Row, Transaction
 from paidonce.states import OrderStatus, RefundStatus, advance
@@ -75,6 +75,14 @@ class Store(Protocol):
 
     async def named(self, tx: Transaction, text: str) -> str | None:
         """The id of the order that people call `text`, its number or its id; None if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderBounds:
+    """How many unpaid orders a buyer may have (None: any number), and how many pieces of one product an order has."""
+
+    unpaid: int | None = None
+    pieces: int = LARGEST_QUANTITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,9 +390,15 @@ class SqlStore:
         lines: Sequence[tuple[str, int]],
         now: Microseconds,
         lifetime_seconds: int = 24 * 3600,
+        bounds: OrderBounds = OrderBounds(),
     ) -> OrderView:
-        """Add an order at the catalogue's prices. Raises `errors.InvalidRequest` or `errors.SoldOut`; holds nothing."""
-        wanted = _merged(lines)
+        """Add an order at the catalogue's prices; it holds nothing.
+
+        Raises `errors.InvalidRequest`, `errors.SoldOut`, or `errors.TooManyAttempts` for one unpaid order too many.
+        """
+        wanted = _merged(lines, most_pieces=bounds.pieces)
+        if bounds.unpaid is not None:
+            await _refuse_too_many(tx, user_id, bounds.unpaid, now=now)
         known = await self._products(tx, list(wanted))
         _refuse_unknown(wanted, known)
         short = [known[sku] for sku, quantity in wanted.items() if known[sku].on_hand < quantity]
@@ -458,7 +472,19 @@ def _sold_out(short: Sequence[Row]) -> SoldOut:
     return SoldOut(f"Sorry, {names} has just sold out. You have not been charged.", skus=[row["sku"] for row in short])
 
 
-def _merged(lines: Sequence[tuple[str, int]]) -> dict[str, int]:
+async def _refuse_too_many(tx: Transaction, user_id: str, most: int, *, now: Microseconds) -> None:
+    row = await tx.fetch_one(
+        "SELECT count(*) AS n FROM orders WHERE user_id = :user_id AND status = 'open' AND expires_at > :now",
+        {"user_id": user_id, "now": now},
+    )
+    if row is not None and row["n"] >= most:
+        raise TooManyAttempts(
+            f"You have {row['n']} orders that wait for their payment. Please pay or cancel one of them before you order"
+            " more. You have not been charged."
+        )
+
+
+def _merged(lines: Sequence[tuple[str, int]], *, most_pieces: int) -> dict[str, int]:
     if not lines:
         raise InvalidRequest("An order needs at least one line.")
     merged: dict[str, int] = {}
@@ -466,8 +492,8 @@ def _merged(lines: Sequence[tuple[str, int]]) -> dict[str, int]:
         if type(quantity) is not int or quantity < 1:
             raise InvalidRequest(f"The quantity of {sku} must be a whole number of at least 1.")
         merged[sku] = merged.get(sku, 0) + quantity
-        if merged[sku] > LARGEST_QUANTITY:
-            raise InvalidRequest(f"The quantity of {sku} must not exceed {LARGEST_QUANTITY}.")
+        if merged[sku] > most_pieces:
+            raise InvalidRequest(f"The quantity of {sku} must not exceed {most_pieces}.")
     if len(merged) > MOST_LINES:
         raise InvalidRequest(f"An order has at most {MOST_LINES} lines.")
     return merged

@@ -51,7 +51,7 @@ def test_the_buyers_pages_have_no_barrier(browser: Browser, sandbox_shop: Surrou
         page.goto(url)
         page.get_by_role("button", name="Add Garden tea").click()
         expect(page.get_by_role("link", name="Basket 1")).to_be_visible()
-        for path in ("/", "/basket", "/orders", f"/orders/{order}", "/docs", "/orders/ord_nothing"):
+        for path in ("/", "/basket", "/orders", f"/orders/{order}", "/account", "/docs", "/orders/ord_nothing"):
             page.goto(url + path)
             assert_accessible(here)
         here.open_pay_page(order)

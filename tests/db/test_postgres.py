@@ -34,6 +34,21 @@ def things(postgres_things: Things) -> Things:
     return postgres_things
 
 
+_FORBID = "DO $$ BEGIN RAISE EXCEPTION 'permission denied' USING ERRCODE = 'insufficient_privilege'; END $$"
+
+
+async def test_a_user_without_rights_is_a_database_that_cannot_be_written(things: Things) -> None:
+    """Found by the doctor's tests: a role without INSERT was an unexpected error of the shop instead of a 503."""
+
+    async def run(tx: Transaction) -> None:
+        await things.add(tx, "kept?")
+        await tx.execute(_FORBID)
+
+    with pytest.raises(DatabaseDown, match="permission denied; give the user in PAIDONCE_DATABASE_URL the rights"):
+        await things.database.transaction(run)
+    assert await things.all() == {}
+
+
 _COLLIDE = "DO $$ BEGIN RAISE EXCEPTION 'collided' USING ERRCODE = 'serialization_failure'; END $$"
 
 

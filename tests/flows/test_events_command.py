@@ -19,6 +19,7 @@ from paidonce.errors import ConfigError, InvalidRequest
 from paidonce.gateways.transport import AiohttpTransport
 from paidonce.outbox import Event
 from paidonce.ports import RandomIds, Row, SystemClock, Transaction
+from paidonce.secret import Secret
 from paidonce.store import SqlStore
 
 SECRET = "whsec_" + "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
@@ -64,7 +65,7 @@ class World:
 
         async def work(core: Core) -> None:
             transport = AiohttpTransport(core.clock)
-            endpoints = Endpoints(urls=urls, secret=SECRET, subscribers={"erp": hear} if subscriber else {})
+            endpoints = Endpoints(urls=urls, secret=Secret(SECRET), subscribers={"erp": hear} if subscriber else {})
             await deliveries.run_due(core, endpoints, transport=transport)
             await transport.close()
 
@@ -90,7 +91,7 @@ def world(database_url: str) -> World:
 def run(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `paidonce events …` with the settings of a shop that tells one address."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PAIDONCE_SECRET_KEY", "a-long-secret-key-for-the-tests-0123456789")
+    monkeypatch.setenv("PAIDONCE_SECRET_KEY", "a-long-key-for-these-tests-0123456789")
     monkeypatch.setenv("PAIDONCE_DATABASE_URL", world.url)
     monkeypatch.setenv("PAIDONCE_EVENT_URLS", SHUT)
     monkeypatch.setenv("PAIDONCE_EVENT_SECRET", SECRET)

@@ -6,18 +6,14 @@ simulation finds all of `tests/mutants` (`paidonce prove --mutants`); these are 
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from paidonce.prove.checks import INVARIANTS
 from paidonce.prove.mutants import header
+from support.mutants import ROOT, assert_noticed
 
-ROOT = Path(__file__).parents[2]
 MUTANTS = ROOT / "tests" / "mutants"
 
 # Which guard has to notice which mutant. The name says what the patch breaks.
@@ -49,28 +45,4 @@ def test_every_patch_says_what_it_breaks() -> None:
 
 @pytest.mark.parametrize("mutant", sorted(GUARDS))
 def test_the_guard_notices_the_mutant(mutant: str, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    applied = subprocess.run(
-        ["git", "apply", str(MUTANTS / f"{mutant}.patch")], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert applied.returncode == 0, f"the patch no longer fits the code; renew it: {applied.stderr}"
-    outcome = _run_guard(GUARDS[mutant], tmp_path)
-    assert "failed" in outcome.stdout, f"the mutant survived:\n{outcome.stdout[-2000:]}{outcome.stderr[-2000:]}"
-    assert outcome.returncode == 1, "the guard must fail by its assertions, not by a broken collection"
-    where = f"paidonce={tmp_path / 'src' / 'paidonce'}"
-    assert where in outcome.stdout, "the guard has to run against the mutant, not against the installed package"
-
-
-def _run_guard(guard: str, mutated: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    probe = mutated / "probe.py"
-    probe.write_text("import paidonce\ndef pytest_report_header():\n    return f'paidonce={paidonce.__path__[0]}'\n")
-    return subprocess.run(
-        [*command, "-v", "-p", "probe", "-k", "sqlite", str(ROOT / "tests" / "flows" / guard)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{mutated / 'src'}{os.pathsep}{mutated}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    assert_noticed(MUTANTS / f"{mutant}.patch", f"tests/flows/{GUARDS[mutant]}", tmp_path)

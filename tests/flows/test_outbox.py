@@ -26,6 +26,7 @@ from paidonce.gateways.transport import AiohttpTransport
 from paidonce.logs import configure_logging
 from paidonce.outbox import Event
 from paidonce.ports import SECOND, Database, RandomIds, Row, Transaction
+from paidonce.secret import Secret
 from paidonce.store import SqlStore
 from support.receiver import Received, Receiver, receiving
 from support.shop import ShiftedClock
@@ -105,7 +106,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 @pytest.fixture
 async def to_receiver(box: Outbox, receiver: Receiver) -> Endpoints:
     """The receiver as a registered endpoint, before anything has happened."""
-    endpoints = Endpoints(urls=[receiver.url], secret=SECRET)
+    endpoints = Endpoints(urls=[receiver.url], secret=Secret(SECRET))
     await deliveries.register(box.core, endpoints)
     return endpoints
 
@@ -163,7 +164,7 @@ async def test_forged_body_and_wrong_secret_do_not_verify(
 
 
 async def test_two_secrets_sign_twice_so_that_receivers_can_change_over(box: Outbox, receiver: Receiver) -> None:
-    endpoints = Endpoints(urls=[receiver.url], secret=f"{NEW_SECRET} {SECRET}")
+    endpoints = Endpoints(urls=[receiver.url], secret=Secret(f"{NEW_SECRET} {SECRET}"))
     await deliveries.register(box.core, endpoints)
     await box.emit("order.paid")
     await box.drain(endpoints)
@@ -317,7 +318,7 @@ async def test_server_that_is_not_there_and_one_that_hangs_up_are_retried(box: O
         raise asyncio.CancelledError  # aiohttp closes the connection without a word.
 
     receiver.answer = hang_up
-    endpoints = Endpoints(urls=[receiver.url, "http://127.0.0.1:1/nobody"], secret=SECRET)
+    endpoints = Endpoints(urls=[receiver.url, "http://127.0.0.1:1/nobody"], secret=Secret(SECRET))
     await deliveries.register(box.core, endpoints)
     await box.emit("order.paid")
     assert await box.run(endpoints) == 2
@@ -344,7 +345,7 @@ async def test_slow_receiver_meets_a_total_deadline(
 async def test_endpoint_that_is_down_delays_nobody_else(box: Outbox, receiver: Receiver) -> None:
     async with receiving() as other:
         receiver.say(500)
-        endpoints = Endpoints(urls=[receiver.url, other.url], secret=SECRET)
+        endpoints = Endpoints(urls=[receiver.url, other.url], secret=Secret(SECRET))
         await deliveries.register(box.core, endpoints)
         await box.emit("payment.pending")
         await box.emit("order.paid")
@@ -362,7 +363,7 @@ async def test_endpoints_with_loops_of_their_own_do_not_wait_for_one_that_hangs(
         await released.wait()
 
     async with receiving() as other:
-        endpoints = Endpoints(urls=[other.url], secret=SECRET, subscribers={"erp": hang})
+        endpoints = Endpoints(urls=[other.url], secret=Secret(SECRET), subscribers={"erp": hang})
         await deliveries.register(box.core, endpoints)
         for n in range(3):
             await box.emit("refund.succeeded", n=n)
@@ -386,7 +387,7 @@ async def test_endpoints_with_loops_of_their_own_do_not_wait_for_one_that_hangs(
 
 async def test_serving_one_endpoint_registers_all_and_tells_no_other(box: Outbox, receiver: Receiver) -> None:
     async with receiving() as other:
-        endpoints = Endpoints(urls=[receiver.url, other.url, receiver.url], secret=SECRET)
+        endpoints = Endpoints(urls=[receiver.url, other.url, receiver.url], secret=Secret(SECRET))
         assert endpoints.names == (receiver.url, other.url), "a loop for each, though one is configured twice"
         assert await box.run_endpoint(endpoints, receiver.url) == 0
         for n in range(5):
@@ -552,7 +553,7 @@ class _Crashing:
 
 async def test_workers_side_by_side_send_each_event_once_per_endpoint(box: Outbox, receiver: Receiver) -> None:
     async with receiving() as other:
-        endpoints = Endpoints(urls=[receiver.url, other.url], secret=SECRET)
+        endpoints = Endpoints(urls=[receiver.url, other.url], secret=Secret(SECRET))
         # All of them register, hand out and claim at the same moments.
         await asyncio.gather(*(deliveries.register(box.core, endpoints) for _ in range(3)))
         ids = [await box.emit("order.paid", f"ord_{n % 10}", n=n) for n in range(40)]
@@ -626,7 +627,7 @@ async def test_new_endpoint_gets_no_old_history(box: Outbox, receiver: Receiver,
     await box.emit("order.paid")
     await box.drain(to_receiver)
     async with receiving() as late:
-        both = Endpoints(urls=[receiver.url, late.url], secret=SECRET)
+        both = Endpoints(urls=[receiver.url, late.url], secret=Secret(SECRET))
         assert await box.drain(both) == 0
         await box.emit("refund.succeeded")
         await box.drain(both)
@@ -708,7 +709,7 @@ async def test_subscriber_may_write_to_the_database(box: Outbox) -> None:
 
 async def test_secrets_are_in_no_log_no_row_and_no_error(box: Outbox, receiver: Receiver, written: io.StringIO) -> None:
     url = f"{receiver.url}?key=canary123"
-    endpoints = Endpoints(urls=[url, "http://127.0.0.1:1/nobody?key=canary123"], secret=SECRET)
+    endpoints = Endpoints(urls=[url, "http://127.0.0.1:1/nobody?key=canary123"], secret=Secret(SECRET))
     await deliveries.register(box.core, endpoints)
     await box.emit("order.paid")
     receiver.say(410)
@@ -782,7 +783,7 @@ async def test_replay_brings_history_to_a_new_endpoint(
     ids = [await box.emit("order.paid", f"ord_{n}") for n in range(5)]
     await box.drain(to_receiver)
     async with receiving() as late:
-        endpoints = Endpoints(urls=[late.url], secret=SECRET)
+        endpoints = Endpoints(urls=[late.url], secret=Secret(SECRET))
         assert await deliveries.replay(box.core, endpoints.names, by="since", value=since) == 5
         await box.drain(endpoints)
         assert sorted(one.id for one in late.received) == sorted(ids)

@@ -173,7 +173,7 @@ class WrongRow(Calm):
     async def member(self, town: Town) -> None:
         async def orphan(tx: Transaction) -> None:
             await tx.fetch_one("PRAGMA defer_foreign_keys = ON")
-            await tx.execute("INSERT INTO sessions VALUES ('nobody', 'usr_nobody', 1, 1)")
+            await tx.execute("INSERT INTO sessions VALUES ('nobody', 'usr_nobody', 1, 1, 1, 1)")
 
         with pytest.raises(CommitUnknown, match="FOREIGN KEY"):
             await town.database.transaction(orphan)

@@ -54,6 +54,7 @@ CHROMIUM_FLAGS = (
 )
 
 # Everything that the policy stops is reported where the console is watched, in frames as well.
+_VIOLATION = "CSP violation:"
 REPORT_VIOLATIONS = """
 addEventListener('securitypolicyviolation', (event) => {
   console.error(`CSP violation: ${event.violatedDirective} ${event.blockedURI}`);
@@ -61,6 +62,14 @@ addEventListener('securitypolicyviolation', (event) => {
 """
 # A decline is an answer of the gateway's own API to its own frame; browsers log every 4xx.
 EXPECTED_ON_CONSOLE = ("status of 402",)
+
+
+# A real account's keys, which the twin takes for those of an account of its own.
+_OWN_ACCOUNT = "51BrowserTests"
+
+
+def _known(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value.replace(_OWN_ACCOUNT, "sandboxbrowser") for name, value in headers.items()}
 
 
 class Twins:
@@ -90,7 +99,7 @@ class Twins:
         with self._lock:
             core = self._hosts[url.netloc]
             return core.handle(
-                HttpRequest(request.method, target, request.headers, request.body), now=self._clock.now()
+                HttpRequest(request.method, target, _known(request.headers), request.body), now=self._clock.now()
             )
 
     async def send(self, request: HttpRequest, *, deadline_seconds: float) -> HttpResponse:
@@ -138,13 +147,26 @@ def production_surroundings(database_url: str) -> Iterator[Surroundings]:
     """The production addresses, without a single setting that names another."""
     with serving.bind(serving.LOOPBACK, 0, fix="A free port was asked for.") as listener:
         url = _url(listener)
-        keys = {k: v for k, v in sandbox_environment("http://127.0.0.1:9").items() if not k.endswith(("_BASE", "_URL"))}
-        environment = _environment(database_url, url) | keys
+        environment = _environment(database_url, url) | production_environment()
         twins = Twins()
         gateways = configure_all(environment, twins, SystemClock())
         app = create_app(load_settings(environment), gateways=gateways, environment=environment)
         with in_thread(app, listener):
             yield Surroundings("production", url, (url,), twins)
+
+
+def production_environment() -> dict[str, str]:
+    """Settings of every gateway at its own address, with test keys that aren't the demo's, which nobody would take."""
+    demo = sandbox_environment("http://127.0.0.1:9")
+    kept = {name: value for name, value in demo.items() if not name.endswith(("_BASE", "_URL"))}
+    return kept | {
+        "STRIPE_SECRET_KEY": f"sk_test_{_OWN_ACCOUNT}",
+        "STRIPE_PUBLISHABLE_KEY": f"pk_test_{_OWN_ACCOUNT}",
+        "STRIPE_WEBHOOK_SECRET": "whsec_of_the_browser_tests",
+        "PAYPAL_CLIENT_ID": "sandbox-of-the-browser-tests-id",
+        "PAYPAL_CLIENT_SECRET": "sandbox-of-the-browser-tests-secret",
+        "MOLLIE_API_KEY": "test_dHar4XY7LxsDOtmnkVtjNVWXLSlXsM",
+    }
 
 
 def _url(listener: Any) -> str:
@@ -169,6 +191,8 @@ class Visit:
     page: Page
     leaked: list[str] = field(default_factory=list)
     console: list[str] = field(default_factory=list)
+    # Apart from the console, which a test may clear of what it expects.
+    violations: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     blocked: tuple[str, ...] = ()
 
@@ -230,7 +254,10 @@ class Visit:
 
 @contextmanager
 def visit(browser: Browser, around: Surroundings, **options: Any) -> Iterator[Visit]:
-    """A fresh browser profile with the buyer signed in. Whatever isn't allowed is stopped and remembered."""
+    """A fresh browser profile with the buyer signed in. Whatever isn't allowed is stopped and remembered.
+
+    Whoever visits fails if a page's policy had to stop anything.
+    """
     context = browser.new_context(service_workers="block", locale="en-IE", **options)
     context.set_default_timeout(15_000)
     visit = Visit(around, context, context.new_page())
@@ -245,6 +272,7 @@ def visit(browser: Browser, around: Surroundings, **options: Any) -> Iterator[Vi
         yield visit
     finally:
         context.close()
+    assert visit.violations == [], visit.violations
 
 
 def _sign_in(visit: Visit) -> None:
@@ -258,6 +286,8 @@ def _sign_in(visit: Visit) -> None:
 
 
 def _listen(visit: Visit, message: ConsoleMessage) -> None:
+    if message.text.startswith(_VIOLATION):
+        visit.violations.append(message.text)
     if message.type in {"error", "warning"}:
         visit.console.append(f"{message.type}: {message.text}")
 

@@ -127,7 +127,7 @@ async def _serve(order: dict[str, Any], listener: socket.socket) -> None:
     settings, clock = load_settings(environment), SharedClock(Path(order["clock"]))
     steps = Steps(Path(order["trace"]), order.get("crash_at"))
     gateways = configure_all(environment, WatchedTransport(AiohttpTransport(clock), steps), clock)
-    database = WatchedDatabase(await paidonce.db.connect(settings.database_url), steps)
+    database = WatchedDatabase(await paidonce.db.connect(settings.database_url.get_secret_value()), steps)
     shop = application.create_app(settings, gateways=gateways, database=database, clock=clock, environment=environment)
     await serving.server(shop).serve(sockets=[listener])
 
@@ -161,7 +161,7 @@ async def _work(order: dict[str, Any]) -> None:
     settings, clock = load_settings(environment), SharedClock(Path(order["clock"]))
     transport = AiohttpTransport(clock)
     gateways = configure_all(environment, transport, clock)
-    database = await paidonce.db.connect(settings.database_url)
+    database = await paidonce.db.connect(settings.database_url.get_secret_value())
     core = notes.hand_out(Core(database, gateways, SqlStore(), clock, RandomIds(), settings.policy()))
     await deliveries.register(core, settings.endpoints())
     await Worker(core, settings.endpoints(), transport, idle_seconds=0.2).run()

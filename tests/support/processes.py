@@ -249,6 +249,11 @@ def shop_environment(database_url: str, port: int, gateways: Gateways, **changes
     return {
         "PAIDONCE_DATABASE_URL": database_url,
         "PAIDONCE_SECRET_KEY": SECRET_KEY,
+        # Days pass at once here, and the buyer stays signed in.
+        "PAIDONCE_IDLE_MINUTES": str(90 * 24 * 60),
+        # A few buyers stand for many, and are interrupted all the time.
+        "PAIDONCE_OPEN_PAYMENTS_PER_USER": "0",
+        "PAIDONCE_DECLINES_PER_USER": "0",
         "PAIDONCE_PUBLIC_URL": f"http://{serving.LOOPBACK}:{port}",
         **gateways.environment,
         **changes,

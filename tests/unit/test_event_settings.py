@@ -15,12 +15,12 @@ URL = "https://erp.example/events"
 
 
 def _load(**changes: str) -> Settings:
-    return load_settings({"PAIDONCE_SECRET_KEY": "a-long-secret-key-for-the-tests-0123456789", **changes})
+    return load_settings({"PAIDONCE_SECRET_KEY": "a-long-key-for-the-tests-alone-0123456789", **changes})
 
 
 def test_nobody_is_told_by_default() -> None:
     endpoints = _load().endpoints()
-    assert (endpoints.names, endpoints.secret, endpoints.retry_days) == ((), "", 3)
+    assert (endpoints.names, endpoints.secret.get_secret_value(), endpoints.retry_days) == ((), "", 3)
 
 
 def test_addresses_secret_and_days_reach_the_endpoints() -> None:
@@ -36,7 +36,7 @@ def test_addresses_secret_and_days_reach_the_endpoints() -> None:
     assert endpoints.names[0] == URL
     assert endpoints.names[1].startswith("url:")
     assert endpoints.names[-1] == "subscriber:erp"
-    assert (endpoints.secret.split(), endpoints.retry_days) == ([NEW_SECRET, SECRET], 7)
+    assert (endpoints.secret.get_secret_value().split(), endpoints.retry_days) == ([NEW_SECRET, SECRET], 7)
     assert "canary" not in repr(endpoints) + "".join(endpoints.names)
     assert SECRET not in repr(settings) + repr(endpoints)
 

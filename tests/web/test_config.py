@@ -15,7 +15,7 @@ GOOD = {"PAIDONCE_SECRET_KEY": SECRET_KEY}
 
 def test_the_defaults_are_a_shop_on_this_machine() -> None:
     settings = load_settings(GOOD)
-    assert settings.database_url == "sqlite:///paidonce.db"
+    assert settings.database_url.get_secret_value() == "sqlite:///paidonce.db"
     assert settings.origin == "http://127.0.0.1:8000"
     assert (settings.https, settings.demo) == (False, False)
     assert SECRET_KEY not in repr(settings)

@@ -125,7 +125,7 @@ async def test_a_body_that_never_ends_is_not_waited_for(quick_shop: WebShop, mon
     monkeypatch.setattr(edge, "BODY_SECONDS", 0.05)
     address = urlsplit(quick_shop.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    writer.write(b"POST /api/session HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n")
+    writer.write(b"POST /api/session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
     writer.write(b"Content-Length: 100\r\n\r\n{")
     status = await reader.readline()
     assert status.startswith(b"HTTP/1.1 408")

@@ -29,7 +29,10 @@ GATEWAYS = ["stripe", "paypal"]
 
 async def post(client: Client, webhook: HttpRequest, **changes: Any) -> Answer:
     headers = {**webhook.headers, "content-type": "application/json", **changes.get("headers", {})}
-    return await client.request("POST", webhook.url, data=changes.get("body", webhook.body), headers=headers)
+    # The body waits for the server's word, so that a refusal is read before the connection is cut.
+    return await client.request(
+        "POST", webhook.url, data=changes.get("body", webhook.body), headers=headers, expect100=True
+    )
 
 
 async def confirmed(shop: WebShop, client: Client, gateway: str) -> tuple[Any, HttpRequest]:

@@ -119,6 +119,14 @@ async def test_the_pages_policy_is_opened_for_named_origins_only(bench: Bench) -
         none_of(f"source of {directive} that is no origin", [one for one in sources if not SOURCE.fullmatch(one)])
 
 
+async def test_every_source_of_scripts_is_explained(bench: Bench) -> None:
+    """`Component.scripts` says of each source of scripts what it is on the page for; the shop has to answer for it."""
+    component = bench.gateway.component()
+    origins = {f"{urlsplit(one).scheme}://{urlsplit(one).netloc}" for one in component.scripts}
+    none_of("unexplained source of scripts", set(component.csp.get("script-src", ())) - origins)
+    none_of("script without a word why", [one for one, why in component.scripts.items() if not why.strip()])
+
+
 async def test_in_the_sandbox_the_page_loads_nothing_from_elsewhere(bench: Bench) -> None:
     """With the sandbox's settings the page loads from the sandbox alone."""
     component = bench.gateway.component()

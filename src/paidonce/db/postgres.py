@@ -61,7 +61,8 @@ _DOWN = (
 )
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 _REFUSED_URL = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
-_UNREADABLE_URL = (asyncpg.ClientConfigurationError, ValueError)
+# asyncpg looks at a port no closer than the system does, which calls a large one an overflow.
+_UNREADABLE_URL = (asyncpg.ClientConfigurationError, ValueError, OverflowError)
 
 
 class _Collision(DatabaseDown):
@@ -339,6 +340,8 @@ def _translate(error: Exception, connection: Connection, *, writable: bool) -> E
         return Conflict(_words(error))
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError) and not writable:
         return WroteInsideRead("a function given to read() tried to write; give it to transaction()")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return DatabaseDown(f"{_words(error)}; give the user in PAIDONCE_DATABASE_URL the rights to paidonce's tables")
     if isinstance(error, (*_DOWN, asyncpg.ReadOnlySQLTransactionError)) or _gone(connection):
         return DatabaseDown(f"{_words(error)}; {_HINT}")
     return error

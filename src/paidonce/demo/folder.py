@@ -109,6 +109,7 @@ def demo_environment(
         "PAIDONCE_HOST": "127.0.0.1",
         "PAIDONCE_PUBLIC_URL": shop_url,
         "PAIDONCE_DEMO": "1",
+        "PAIDONCE_SECOND_LOOK_ABOVE": own.get("PAIDONCE_SECOND_LOOK_ABOVE", "50.00 EUR"),
         "PAIDONCE_LOG_LEVEL": own.get("PAIDONCE_LOG_LEVEL", "warning"),
         "PORT": str(port),
     }

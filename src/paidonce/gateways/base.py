@@ -14,7 +14,7 @@ Rules for every method that calls out:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -76,6 +76,18 @@ class DeclineCode(StrEnum):
     REFUSED = "refused"
 
 
+LONGEST_WORD = 255
+
+
+def keepable(value: object) -> str | None:
+    """`value` if it is a short, printable text, as all ids and words of gateways are; None for anything else.
+
+    Databases refuse some texts (NUL, half a surrogate pair), and a broken answer must not fail later than it is read.
+    """
+    is_text = isinstance(value, str) and 0 < len(value) <= LONGEST_WORD and value.isprintable()
+    return value if isinstance(value, str) and is_text else None
+
+
 @dataclass(frozen=True, slots=True)
 class Decline:
     """A declined attempt. `recoverable` means that the buyer may try again on the same gateway object."""
@@ -83,6 +95,8 @@ class Decline:
     code: DeclineCode
     recoverable: bool
     raw_code: str  # The gateway's own code, for the operator.
+    # The gateway's id of the declined attempt, where a reading tells it: two attempts may fail with the same words.
+    ref: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +222,8 @@ class Component:
     """The gateway's part of the pay page.
 
     `element` is the custom element's tag, defined by `module`, a file in `assets` (served below
-    `/assets/gateways/<name>/`). `attributes` are public values for it. `csp` lists sources per CSP directive.
+    `/assets/gateways/<name>/`). `attributes` are public values for it. `csp` lists sources per CSP directive, and
+    `scripts` says of each of the sources of scripts, or of an address there, what it is on the page for.
     """
 
     element: str
@@ -216,6 +231,7 @@ class Component:
     assets: Path
     attributes: Mapping[str, str]
     csp: Mapping[str, tuple[str, ...]]
+    scripts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Gateway(Protocol):
@@ -352,6 +368,20 @@ class Gateway(Protocol):
 # ── What only some gateways have: a gateway that has these methods is treated accordingly ──────────
 
 
+@runtime_checkable
+class NamesSecrets(Protocol):
+    """A provider that tells what of its gateway must never be read: by heart, and by its look.
+
+    Every log hides both. A shape is a regular expression for keys, tokens and client secrets of this gateway, whoever's
+    they are; it is looked for where a word begins. It has to cost time in proportion to the text, since strangers may
+    choose what is logged: no repetition inside another one.
+    """
+
+    # Those of `settings` whose values are secrets.
+    secret_settings: tuple[str, ...]
+    secret_shapes: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """One entry of a gateway's notebook. Never changed, never deleted; a mistake is mended by another note."""
@@ -478,6 +508,55 @@ class StaffDesk(Protocol):
         """
 
 
+@runtime_checkable
+class SaysItsMode(Protocol):
+    """A gateway whose settings say whether its keys move real money, without a call. The start-up guard asks it."""
+
+    @property
+    def live(self) -> bool:
+        """Whether real money moves. The same as `Account.live`."""
+
+
+class Health(StrEnum):
+    """How something is: fine, worth a look, or to be mended before buyers come."""
+
+    GREEN = "green"
+    YELLOW = "yellow"
+    RED = "red"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look of `paidonce doctor` has found. Neither text holds a secret."""
+
+    check: str  # Lower-case words with points between, such as `webhook.events`.
+    health: Health
+    text: str  # One sentence: what is so.
+    fix: str = ""  # One sentence: what to do. Empty where there is nothing to do.
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the shop needs of a gateway's account."""
+
+    webhook_url: str  # Where this shop takes the gateway's webhooks.
+    reachable: bool  # False if that address means this machine alone, so that no gateway elsewhere can call it.
+    currencies: tuple[str, ...]  # In which the shop has prices or payments; may be empty.
+
+
+@runtime_checkable
+class Checkup(Protocol):
+    """A gateway that can look at its own account for `paidonce doctor`."""
+
+    async def checkup(self, needs: Needs) -> Sequence[Finding]:
+        """What harmless calls tell of the account: webhook endpoint, events, methods, permissions.
+
+        Makes at least one call that needs the keys, and none that moves money or changes anything. `account()` was
+        called before. Raises any `GatewayError` if the keys don't work or nothing can be said; a part that these keys
+        may not read is a finding instead. The names of checks begin without the gateway's name.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """One HTTP request as a value: what the transport sends and what a sandbox answers."""
@@ -562,6 +641,14 @@ class SandboxCore(Protocol):
 
     def load(self, text: str) -> None:
         """Replace the state by what `dump` gave."""
+
+
+@runtime_checkable
+class ShowsEndpoints(Protocol):
+    """A twin whose API shows where its webhooks go, as a dashboard's list of endpoints does."""
+
+    def deliver_to(self, shop_url: str) -> None:
+        """From now on webhooks go to `shop_url`/webhooks/`name`. Called at start, after `load`."""
 
 
 class Provider(Protocol):

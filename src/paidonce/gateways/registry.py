@@ -18,7 +18,7 @@ from typing import cast
 
 from paidonce import gateways
 from paidonce.errors import ConfigError
-from paidonce.gateways.base import Gateway, Provider, Transport
+from paidonce.gateways.base import Gateway, NamesSecrets, Provider, Transport
 from paidonce.ports import Clock
 
 GROUP = "paidonce.gateways"
@@ -66,6 +66,17 @@ def configure_all(environment: Mapping[str, str], transport: Transport, clock: C
     if problems:
         raise ConfigError(problems)
     return gateways
+
+
+def secrets_of(environment: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The secrets that `environment` holds for gateways, and the shapes of secrets that their providers name.
+
+    Two secrets in one setting (the old one and the new one) count each. Raises `ConfigError` as `providers` does.
+    """
+    named = [provider for provider in providers(environment) if isinstance(provider, NamesSecrets)]
+    texts = [environment.get(setting, "") for provider in named for setting in provider.secret_settings]
+    values = [value for text in texts for value in re.split(r"[\s,]+", text) if value]
+    return tuple(values), tuple(shape for provider in named for shape in provider.secret_shapes)
 
 
 def _sources(environment: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -28,7 +28,7 @@ from paidonce.prove.world import Stage
 MOST_SCHEDULES = 12_000
 TIMEOUT_SECONDS = 900
 _FIRST_SEEDS, _SEEDS_AT_A_TIME = 200, 100
-_HEADER = re.compile(r"^(What|Breaks|Row): (.+)$", re.MULTILINE)
+_HEADER = re.compile(r"^(What|Breaks|Test|Row): (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def git() -> str:
 
 
 def header(patch: Path) -> dict[str, str]:
-    """What the text before a patch says of it: `What`, `Breaks`, `Row`."""
+    """What the text before a patch says of it: `What`, `Row`, and `Breaks` or `Test`."""
     return dict(_HEADER.findall(patch.read_text("utf-8").partition("diff --git")[0]))
 
 

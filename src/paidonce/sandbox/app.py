@@ -17,7 +17,7 @@ from urllib.parse import quote
 import structlog
 
 from paidonce.errors import ConfigError
-from paidonce.gateways.base import HttpRequest, HttpResponse, Provider, SandboxCore
+from paidonce.gateways.base import HttpRequest, HttpResponse, Provider, SandboxCore, ShowsEndpoints
 from paidonce.gateways.transport import AiohttpTransport
 from paidonce.ports import SECOND, Clock, SystemClock
 from paidonce.sandbox import page
@@ -81,6 +81,9 @@ class SandboxApp:
         self._state_file = state_file
         # The states of twins which aren't loaded today are kept for the day they are again.
         self._saved: dict[str, str] = {} if state_file is None else _load(state_file, self.cores, self.queue)
+        for core in self.cores.values():
+            if shop_url is not None and isinstance(core, ShowsEndpoints):
+                core.deliver_to(shop_url)
         self._transport = AiohttpTransport(clock)
         self._courier = None if shop_url is None else Courier(self.queue, self._transport, clock, shop_url)
         self._control = ControlDesk(self.cores, self.dials, self.queue, shop_url)

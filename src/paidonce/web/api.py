@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
 from starlette.responses import JSONResponse, Response
 
-from paidonce import aftersales, captures, checkout, desk, explain, payments, refunds
-from paidonce.core import Core
+from paidonce import aftersales, audit, captures, checkout, desk, explain, payments, refunds
+from paidonce.bounds import network_tag
+from paidonce.core import Actor, Core
 from paidonce.errors import InvalidRequest, NotFound
 from paidonce.payments import Payment
 from paidonce.ports import Transaction
-from paidonce.store import OrderView, SqlStore
-from paidonce.web import auth, models, offers, origins
+from paidonce.store import OrderView, Product, SqlStore
+from paidonce.web import auth, limits, models, offers, origins
 from paidonce.web.accounts import User
 from paidonce.web.auth import SignedIn, Staff
+from paidonce.web.challenge import challenged
+from paidonce.web.limits import Limits
 from paidonce.web.models import Attempt
 from paidonce.web.shop import Shop, Wiring, shop_of, wiring_of
 
@@ -113,6 +117,27 @@ async def sign_out(request: Request) -> Response:
     return response
 
 
+async def sign_out_everywhere(request: Request, user: SignedIn) -> Response:
+    """End all sessions of whoever is signed in, this one too."""
+    response = Response(status_code=204)
+    await auth.forget_everywhere(request, response, user)
+    return response
+
+
+async def confirm_session(request: Request, body: models.Confirmation, user: SignedIn) -> Response:
+    """Give the password again, which large refunds need. It counts for five minutes, as signing in does."""
+    await auth.confirm(request, user, password=body.password.get_secret_value())
+    return Response(status_code=204)
+
+
+async def change_password(request: Request, body: models.NewPassword, user: SignedIn) -> Response:
+    """Change the password. All other sessions end, and this one gets a new token."""
+    response = Response(status_code=204)
+    old, new = body.password.get_secret_value(), body.new_password.get_secret_value()
+    await auth.change_password(request, response, user, old=old, new=new)
+    return response
+
+
 async def _signed_in(request: Request, user: User) -> Response:
     response = JSONResponse(models.UserOut.of(user).model_dump(), 201)
     await auth.remember(request, response, user)
@@ -131,10 +156,19 @@ async def adjust_product(
     sku: ProductSku, body: models.StockAdjustment, user: Staff, core: CoreDep, shop: ShopDep
 ) -> models.ProductOut:
     """Change the stock on hand (staff), entered in the journal of stock."""
-    product = await core.db.transaction(
-        shop.store.adjust_stock, sku=sku, adjust=body.adjust, actor=user.id, now=core.clock.now()
-    )
-    return models.ProductOut.of(product)
+    return models.ProductOut.of(await change_stock(core, shop, user, sku=sku, adjust=body.adjust))
+
+
+async def change_stock(core: Core, shop: Shop, user: User, *, sku: str, adjust: int) -> Product:
+    """Change the stock on hand by so many pieces. Raises `errors.InvalidRequest`, `errors.NotFound`."""
+    now = core.clock.now()
+    note = audit.entry("stock.adjusted", actor=user.id, subject=sku, at=now, adjust=adjust)
+    return await core.db.transaction(_change_stock, shop.store, note, sku=sku, adjust=adjust)
+
+
+async def _change_stock(tx: Transaction, store: SqlStore, note: audit.Entry, *, sku: str, adjust: int) -> Product:
+    await audit.write(tx, note)
+    return await store.adjust_stock(tx, sku=sku, adjust=adjust, actor=note.actor, now=note.at)
 
 
 # ── Orders ──────────
@@ -150,6 +184,7 @@ async def create_order(body: models.NewOrder, user: SignedIn, core: CoreDep, sho
         lines=lines,
         now=core.clock.now(),
         lifetime_seconds=core.policy.order_seconds,
+        bounds=shop.settings.order_bounds(),
     )
     return models.OrderOut.of(order, [])
 
@@ -166,8 +201,9 @@ async def get_order(order_id: OrderId, user: SignedIn, core: CoreDep, shop: Shop
     return models.OrderOut.of(order, attempts)
 
 
-async def cancel_order(order_id: OrderId, user: SignedIn, core: CoreDep) -> models.OrderStatusOut:
+async def cancel_order(request: Request, order_id: OrderId, user: SignedIn, core: CoreDep) -> models.OrderStatusOut:
     """Cancel an unpaid order; its goods are free again."""
+    await bound_questions(wiring_of(request).limits, user.actor, session=auth.session_of(request))
     status = await checkout.cancel_order(core, order_id, user.actor)
     return models.OrderStatusOut(id=order_id, status=status)
 
@@ -223,38 +259,57 @@ async def list_payment_methods(
 
 
 async def start_payment(
-    order_id: OrderId, body: models.NewPayment, user: SignedIn, core: CoreDep, wiring: WiringDep
+    request: Request, order_id: OrderId, body: models.NewPayment, *, user: SignedIn, core: CoreDep, wiring: WiringDep
 ) -> Response:
     """Open a payment of an order: 201, or 200 with the same payment if it is open already."""
     back = wiring.return_url(order_id)
     if body.return_url is not None:
         back = origins.checked_return_url(wiring.settings, body.return_url)
     # The same address for who agreed and who turned back: there the gateway is asked, and nobody else believed.
+    await bound_starts(wiring.limits, order_id, user.actor, session=auth.session_of(request))
     news = wiring.url(f"/webhooks/{body.gateway}")
-    started = await checkout.start(
-        core, order_id, body.gateway, user.actor, return_url=back, cancel_url=back, webhook_url=news
+    start = partial(
+        checkout.start, core, order_id, body.gateway, user.actor, return_url=back, cancel_url=back, webhook_url=news
     )
+    started = await challenged(wiring.challenge, start, order_id, user.actor, body.challenge)
     return JSONResponse(models.StartedOut.of(started).model_dump(), 201 if started.created else 200)
 
 
 async def complete_payment(
-    payment_id: PaymentId, user: SignedIn, core: CoreDep, body: models.Nothing | None = None
+    request: Request, payment_id: PaymentId, user: SignedIn, core: CoreDep, body: models.Nothing | None = None
 ) -> Response:
     """Ask the gateway what became of the payment and settle it. Safe to repeat; 202 if the outcome is not known yet."""
+    await bound_questions(wiring_of(request).limits, user.actor, session=auth.session_of(request))
     result = await checkout.complete(core, payment_id, user.actor)
     return JSONResponse(models.ResultOut.of(result).model_dump(), 202 if result.unknown else 200)
 
 
 async def cancel_payment(
-    payment_id: PaymentId, user: SignedIn, core: CoreDep, body: models.Nothing | None = None
+    request: Request, payment_id: PaymentId, user: SignedIn, core: CoreDep, body: models.Nothing | None = None
 ) -> models.ResultOut:
     """End an attempt to pay. The order stays."""
+    await bound_questions(wiring_of(request).limits, user.actor, session=auth.session_of(request))
     return models.ResultOut.of(await checkout.cancel(core, payment_id, user.actor))
 
 
 async def get_payment(payment_id: PaymentId, user: SignedIn, core: CoreDep) -> models.PaymentOut:
     """One of the buyer's own payments, as recorded. It asks no gateway."""
     return models.PaymentOut.of(await checkout.get_payment(core, payment_id, user.actor))
+
+
+async def bound_starts(counts: Limits, order_id: str, actor: Actor, *, session: str | None = None) -> None:
+    """Count a start of a payment, each of which may cost calls of the gateway. Raises `errors.TooManyAttempts`."""
+    await counts.attempt(limits.START_ADDRESS, network_tag(actor.address))
+    await counts.attempt(limits.START_SESSION, session)
+    await counts.attempt(limits.START_USER, actor.user_id)
+    await counts.attempt(limits.START_ORDER, actor.user_id, order_id)
+
+
+async def bound_questions(counts: Limits, actor: Actor, *, session: str | None = None) -> None:
+    """Count a question after a payment, which costs a call of the gateway. Raises `errors.TooManyAttempts`."""
+    await counts.attempt(limits.ASK_ADDRESS, network_tag(actor.address))
+    await counts.attempt(limits.ASK_SESSION, session)
+    await counts.attempt(limits.ASK_USER, actor.user_id)
 
 
 # ── Staff: refunds, captures, voids ──────────

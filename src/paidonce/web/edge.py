@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -19,9 +17,10 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from paidonce import audit
 from paidonce.config import Settings
 from paidonce.errors import Forbidden, Problem
-from paidonce.web import origins, problems
+from paidonce.web import hosts, origins, problems, returns, security, strict
 from paidonce.web.shop import route_path
 
 LARGEST_BODY_BYTES = 64 * 1024
@@ -34,19 +33,6 @@ log = structlog.get_logger("paidonce.requests")
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 FORGED = "This request came from another site and was refused."
-
-# Everything comes from the shop itself; the pay page adds exactly what its gateways' components name.
-_CSP: Mapping[str, tuple[str, ...]] = {
-    "default-src": ("'none'",),
-    "script-src": ("'self'",),
-    "style-src": ("'self'",),
-    "img-src": ("'self'",),
-    "connect-src": ("'self'",),
-    "form-action": ("'self'",),
-    "base-uri": ("'none'",),
-    "frame-ancestors": ("'none'",),
-}
-_OTHER_FEATURES = ("camera", "geolocation", "microphone", "usb")
 
 
 class Edge:
@@ -77,21 +63,31 @@ class Edge:
         answer = _Answer(scope, send, self._settings, method, path, owns_host=self._owns_host)
         # Bound for this request alone: a host may keep words of its own there.
         with structlog.contextvars.bound_contextvars(request_id=answer.request_id):
+            before = audit.this_request.set(answer.request_id)
             try:
                 await self._handle(scope, path, receive, answer)
             finally:
+                audit.this_request.reset(before)
                 answer.write_log()
 
     async def _handle(self, scope: Scope, path: str, receive: Receive, answer: _Answer) -> None:
         connection = HTTPConnection(scope)
         try:
-            if origins.is_preflight(self._settings, scope["method"], path, connection.headers):
-                await Response(status_code=204)(scope, receive, answer.send)
+            strict.check_head(scope)
+            hosts.check(self._settings, scope["path"], path, connection.headers)
+            early = self._answer_early(scope, path, connection.headers)
+            if early is not None:
+                await early(scope, receive, answer.send)
                 return
             self._check_origin(scope["method"], path, connection.headers)
             largest = LARGEST_WEBHOOK_BYTES if path.startswith(WEBHOOKS) else LARGEST_BODY_BYTES
             body = await _read_body(receive, connection.headers, largest)
             _check_content_type(path, connection.headers, body)
+            if path.startswith(origins.API):
+                strict.check_json(body)
+            if path.startswith(origins.API) and self._owns_host:
+                # A host's own dependencies may well read parameters.
+                strict.check_query(scope["query_string"])
             await self._app(scope, _replay(body, receive), answer.send)
         except Problem as problem:
             await problems.render(connection, problem)(scope, receive, answer.send)
@@ -102,6 +98,12 @@ class Edge:
                 # Too late for another answer: the server cuts the connection, so the client sees it was cut short.
                 raise
             await problems.unexpected(connection, error)(scope, receive, answer.send)
+
+    def _answer_early(self, scope: Scope, path: str, headers: Headers) -> Response | None:
+        """What needs nobody's answer but ours: a preflight, and a return address that is not clean."""
+        if origins.is_preflight(self._settings, scope["method"], path, headers):
+            return Response(status_code=204)
+        return returns.cleaned(path, scope["query_string"]) if self._owns_host else None
 
     def _check_origin(self, method: str, path: str, headers: Headers) -> None:
         """Refuse what another site makes a browser send.
@@ -124,9 +126,16 @@ def is_forged(method: str, headers: Headers, public_host: str) -> bool:
         return site not in {"same-origin", "none"}
     if origin is None:
         return False
-    # "null" has no host, and neither has a request that could be compared with it.
-    host = urlsplit(origin).netloc
+    host = _host_of(origin)
     return not host or host not in {public_host, headers.get("host")}
+
+
+def _host_of(origin: str) -> str:
+    """The host of a header `Origin`; empty for "null", and for what no browser writes."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 class _ClientGone(Exception):
@@ -158,9 +167,8 @@ class _Answer:
         await self._send(message)
 
     def _add_headers(self, headers: MutableHeaders) -> None:
-        extra: Mapping[str, Iterable[str]] = self._scope.get("paidonce.csp", {})
         headers["X-Request-Id"] = self.request_id
-        for name, value in page_headers(extra).items():
+        for name, value in security.headers_of(self._scope).items():
             headers[name] = value
         headers.setdefault("Cache-Control", "no-store")
         origins.tell(self._settings, self._method, self._path, Headers(scope=self._scope), headers)
@@ -177,36 +185,6 @@ class _Answer:
             status=self.status,
             ms=round((time.perf_counter() - self._began) * 1000, 1),
         )
-
-
-def page_headers(extra: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """The security headers of an answer whose page needs the sources in `extra`."""
-    return {
-        "Content-Security-Policy": content_security_policy(extra),
-        "Permissions-Policy": permissions_policy(extra),
-        "Cross-Origin-Opener-Policy": "same-origin-allow-popups",
-        "Cross-Origin-Resource-Policy": "same-origin",
-        # The origin alone: no path or query of ours ever reaches another site.
-        "Referrer-Policy": "strict-origin",
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
-    }
-
-
-def content_security_policy(extra: Mapping[str, Iterable[str]]) -> str:
-    """The page's policy: the shop itself and the sources in `extra`, by directive."""
-    sources: dict[str, tuple[str, ...]] = dict(_CSP)
-    for directive, added in extra.items():
-        kept = tuple(source for source in sources.get(directive, ()) if source != "'none'")
-        sources[directive] = tuple(dict.fromkeys((*kept, *added)))
-    return "; ".join(f"{directive} {' '.join(values)}" for directive, values in sources.items())
-
-
-def permissions_policy(extra: Mapping[str, Iterable[str]]) -> str:
-    """Wallets inside the gateways' frames need the payment feature; nothing else is allowed anywhere."""
-    origins = [f'"{source}"' for source in extra.get("frame-src", ()) if source.startswith(("http://", "https://"))]
-    payment = f"payment=({' '.join(['self', *dict.fromkeys(origins)])})"
-    return ", ".join([payment, *(f"{feature}=()" for feature in _OTHER_FEATURES)])
 
 
 async def _read_body(receive: Receive, headers: Headers, largest: int) -> bytes:
@@ -245,17 +223,3 @@ def _check_content_type(path: str, headers: Headers, body: bytes) -> None:
         return
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise problems.NotJson
-
-
-def add_sources(scope: MutableMapping[str, Any], policies: Iterable[Mapping[str, Iterable[str]]]) -> None:
-    """Allow the sources that the page's components name, for this answer only."""
-    scope["paidonce.csp"] = merged_sources(policies)
-
-
-def merged_sources(policies: Iterable[Mapping[str, Iterable[str]]]) -> dict[str, tuple[str, ...]]:
-    """The sources of all policies, by directive."""
-    merged: dict[str, tuple[str, ...]] = {}
-    for policy in policies:
-        for directive, sources in policy.items():
-            merged[directive] = tuple(dict.fromkeys((*merged.get(directive, ()), *sources)))
-    return merged

@@ -22,7 +22,11 @@ async def read_form(request: Request) -> dict[str, str]:
         fields = parse_qs((await request.body()).decode(), keep_blank_values=True, max_num_fields=50)
     except ValueError:
         raise InvalidRequest("This form could not be read.") from None
-    return {name: values[0] for name, values in fields.items()}
+    first = {name: values[0] for name, values in fields.items()}
+    if any("\x00" in text for text in first.values()):
+        # PostgreSQL takes no text with it.
+        raise InvalidRequest("Leave out the character NUL (U+0000).")
+    return first
 
 
 def read_amount(text: str, currency: str) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from paidonce.aftersales import Dispute, Refund
 from paidonce.checkout import PaymentView, Result, Started
@@ -29,6 +29,15 @@ class _In(BaseModel):
     # Errors must not repeat what was sent: it may be a password.
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _can_be_kept(cls, value: Any) -> Any:
+        texts = (*value, *value.values()) if isinstance(value, dict) else (value,)
+        if any(isinstance(text, str) and "\x00" in text for text in texts):
+            # PostgreSQL takes no text with it, and SQLite cuts some off there.
+            raise ValueError("leave out the character NUL (U+0000)")
+        return value
+
 
 Sku = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 Secret = Annotated[SecretStr, Field(max_length=1000)]
@@ -49,6 +58,19 @@ class NewUser(_In):
     password: Secret
 
 
+class Confirmation(_In):
+    """The password of whoever is signed in, once more."""
+
+    password: Secret
+
+
+class NewPassword(_In):
+    """A new password instead of the present one."""
+
+    password: Secret
+    new_password: Secret
+
+
 class NewLine(_In):
     """One product of a new order."""
 
@@ -66,11 +88,13 @@ class NewPayment(_In):
     """Which gateway to pay with, and where a redirect brings the buyer back to: the shop's own page if missing.
 
     `return_url` is absolute, leads to the shop or to a front end in PAIDONCE_ALLOWED_ORIGINS, and its query ends with
-    `payment={payment}`, where the payment's id is put in.
+    `payment={payment}`, where the payment's id is put in. `challenge` is the answer to the shop's own challenge, after
+    the problem `challenge_needed`.
     """
 
     gateway: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z][a-z0-9_]*$")]
     return_url: Annotated[str, Field(max_length=LONGEST_RETURN_URL)] | None = None
+    challenge: Annotated[str, Field(min_length=1, max_length=8192)] | None = None
 
 
 class StockAdjustment(_In):
@@ -590,6 +614,8 @@ def moment_of(moment: Microseconds) -> datetime:
     return datetime.fromtimestamp(whole, UTC).replace(microsecond=rest)
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problem answers of a route, for its OpenAPI description."""
-    return {status: {"model": ProblemOut, "description": "A problem document."} for status in statuses}
+def problem_responses(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
+    """The problem answers of a route, for its OpenAPI description; `default` is every answer that is not named."""
+    # Written out, since FastAPI describes a model as plain JSON, and a host's own document does not know ours.
+    content = {"application/problem+json": {"schema": ProblemOut.model_json_schema()}}
+    return {status: {"description": "A problem document.", "content": content} for status in statuses}

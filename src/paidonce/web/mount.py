@@ -25,7 +25,7 @@ from starlette.routing import Mount, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from paidonce import assembly
+from paidonce import assembly, guard
 from paidonce.config import Settings, load_settings, read_environment
 from paidonce.core import Actor, Core
 from paidonce.deliveries import Subscriber
@@ -33,9 +33,12 @@ from paidonce.errors import ConfigError
 from paidonce.gateways.base import Component, Gateway
 from paidonce.ports import Clock, Database, Ids
 from paidonce.store import Store
-from paidonce.web import edge, origins, problems, routes, views
-from paidonce.web.accounts import User
+from paidonce.web import edge, origins, problems, routes, security, views
+from paidonce.web.accounts import Role, User
 from paidonce.web.auth import HOST_USER
+from paidonce.web.challenge import Challenge
+from paidonce.web.integrity import OWN
+from paidonce.web.limits import address_of
 from paidonce.web.offers import Offer, Payable
 from paidonce.web.offers import offers as all_offers
 from paidonce.web.shop import MOUNTED, Wiring
@@ -57,6 +60,7 @@ class Payments:
         ids: Ids | None = None,
         environment: Mapping[str, str] | None = None,
         subscribers: Mapping[str, Subscriber] | None = None,
+        challenge: Challenge | None = None,
     ) -> None:
         """Wire it; nothing is connected before `lifespan`.
 
@@ -64,7 +68,8 @@ class Payments:
         `Actor`, or None for nobody. `return_path` is the shop's page to which a gateway's redirect brings the buyer
         back, such as `/orders/{order}/back?payment={payment}`; it calls `paidonce.complete`. All else is made from
         `environment` (default: the process's, with `.env`), and what is passed in stays the caller's to close.
-        `subscribers` are called with every event by this process's worker, at least once.
+        `subscribers` are called with every event by this process's worker, at least once. `challenge` is asked when
+        too many payments were declined (docs/card-testing.md).
 
         Raises `ConfigError`, here or at start-up, naming each setting that can't work.
         """
@@ -89,6 +94,7 @@ class Payments:
             gateways=self._parts.gateways,
             components=components(self._parts.gateways),
             return_path=return_path,
+            challenge=challenge,
         )
         self.router = _router(self._wiring, current_user)
         self.assets = _guarded(
@@ -103,6 +109,8 @@ class Payments:
 
         Give it to FastAPI, or enter it within the host's own lifespan. Raises `ConfigError`, `DatabaseDown`.
         """
+        debug = bool(getattr(app, "debug", False))
+        guard.refuse_unsafe(self.settings, {}, self._parts.gateways, file=None, hosted=True, debug=debug)
         async with self._parts.run() as core:
             self._wiring.core = core
             try:
@@ -147,28 +155,32 @@ class Payments:
         return Markup('<{} class="payment" {}></{}>').format(offer.element, attributes, offer.element)
 
     def scripts(self, offers: Sequence[Offer], *, nonce: str | None = None) -> Markup:
-        """The script tags that bring the elements of `offers` to life."""
-        mark = Markup(' nonce="{}"').format(nonce) if nonce else Markup("")
-        tag = Markup('<script type="module" src="{}"{}></script>\n')
-        return Markup("").join(tag.format(one.module, mark) for one in offers if one.unavailable is None)
+        """The script tags that bring the elements of `offers` to life, each with its file's integrity hash.
+
+        Before them stands an import map with the hashes of what they import, so put it all before other modules.
+        """
+        modules = [one.module for one in offers if one.unavailable is None]
+        return self._wiring.integrity.scripts(modules, nonce=nonce)
 
     def csp(self, nonce: str | None = None) -> str:
         """The Content-Security-Policy of a pay page: this shop and what the gateways' scripts and frames need.
 
-        With a `nonce` the page may hold inline scripts and styles that carry it.
+        Make a new `nonce` for each answer. Scripts then run only if they carry it, wherever they come from, and styles
+        within the page may carry it. Without one, the scripts and styles of this shop's own files are allowed.
         """
-        return edge.content_security_policy(self._sources(nonce))
+        own = [security.nonce_source(nonce)] if nonce else ["'self'", self._wiring.integrity.import_map_source]
+        return security.content_security_policy(own, self._sources(nonce))
 
     def headers(self, nonce: str | None = None) -> dict[str, str]:
         """All security headers of a pay page, its policy among them. The gateways' pop-ups and frames keep working."""
         # A page about one buyer's order must not stay in a cache that others share.
-        return {**edge.page_headers(self._sources(nonce)), "Cache-Control": "no-store"}
+        return {**security.security_headers(self.csp(nonce), self._sources(nonce)), "Cache-Control": "no-store"}
 
     def _sources(self, nonce: str | None) -> dict[str, tuple[str, ...]]:
         policies: list[Mapping[str, tuple[str, ...]]] = [part.csp for part in self._wiring.components.values()]
         if nonce:
-            policies.append({"script-src": (f"'nonce-{nonce}'",), "style-src": (f"'nonce-{nonce}'",)})
-        return edge.merged_sources(policies)
+            policies.append({"style-src": (security.nonce_source(nonce),)})
+        return security.merged_sources(policies)
 
 
 def components(gateways: Mapping[str, Gateway]) -> dict[str, Component]:
@@ -179,7 +191,7 @@ def components(gateways: Mapping[str, Gateway]) -> dict[str, Component]:
 def asset_routes(parts: Mapping[str, Component]) -> list[Mount]:
     """The elements' modules and the files they share, below wherever they are mounted."""
     own = [Mount(f"/gateways/{name}", Assets(directory=part.assets)) for name, part in parts.items()]
-    return [*own, Mount("/", Assets(directory=views.ASSETS))]
+    return [*own, Mount("/", Assets(directory=OWN))]
 
 
 class Assets(StaticFiles):
@@ -199,7 +211,7 @@ def _router(wiring: Wiring, current_user: Callable[..., Any]) -> APIRouter:
     asks = Depends(current_user)
 
     async def remember(request: Request, who: Any = asks) -> None:
-        request.scope[HOST_USER] = _as_user(who)
+        request.scope[HOST_USER] = _as_user(who, address_of(request))
 
     route_class = _route_class(wiring)
     people = APIRouter(route_class=route_class, dependencies=[Depends(remember)])
@@ -212,13 +224,14 @@ def _router(wiring: Wiring, current_user: Callable[..., Any]) -> APIRouter:
     return both
 
 
-def _as_user(who: Any) -> User | None:
+def _as_user(who: Any, address: str | None) -> User | None:
     """What the host's dependency gave, as the routes want it. Raises `TypeError` for anything but an actor."""
     if who is None:
         return None
     if not isinstance(who, Actor):
         raise TypeError(f"current_user gave {type(who).__name__}; return paidonce.Actor(user_id, is_staff) or None")
-    return User(who.user_id, "", "", "staff" if who.is_staff else "buyer")
+    role: Role = "staff" if who.is_staff else "buyer"
+    return User(who.user_id, "", "", role, confirmed=who.confirmed, address=who.address or address)
 
 
 def _route_class(wiring: Wiring) -> type[APIRoute]:

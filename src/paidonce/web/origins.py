@@ -16,7 +16,7 @@ from paidonce.errors import InvalidRequest
 API, ASSETS = "/api/", "/assets/"
 
 _METHODS = "GET, POST, PATCH, DELETE"
-_REQUEST_HEADERS = "Content-Type, Idempotency-Key"
+_REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key"
 _ANSWER_HEADERS = "Retry-After, X-Request-Id"
 _PREFLIGHT_SECONDS = 600
 

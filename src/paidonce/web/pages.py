@@ -19,12 +19,13 @@ from paidonce.errors import (
     PaymentInProgress,
     Problem,
     SoldOut,
+    TooManyAttempts,
 )
 from paidonce.gateways.base import CaptureMethod
 from paidonce.payments import Payment
 from paidonce.states import OrderStatus, PaymentStatus
 from paidonce.store import LARGEST_QUANTITY
-from paidonce.web import accounts, aftermath, api, auth, basket, edge, offers, reference, views
+from paidonce.web import accounts, aftermath, api, auth, basket, offers, reference, security, views
 from paidonce.web.accounts import User
 from paidonce.web.api import CoreDep, OrderId, ShopDep
 from paidonce.web.auth import MaybeUser
@@ -144,6 +145,49 @@ async def sign_out(request: Request) -> Response:
     return response
 
 
+async def account_page(request: Request, user: MaybeUser) -> Response:
+    """Who is signed in, with the forms to change the password and to sign out everywhere."""
+    if user is None:
+        return to_sign_in("/account")
+    return _own_account_page(request, user)
+
+
+async def change_password(request: Request, user: MaybeUser, shop: ShopDep) -> Response:
+    """Change the password by the form."""
+    if user is None:
+        return to_sign_in("/account")
+    form = await read_form(request)
+    response = told(shop, "/account", "The password was changed. Everywhere else you are signed out.", "success")
+    old, new = form.get("password", ""), form.get("new_password", "")
+    try:
+        await auth.change_password(request, response, user, old=old, new=new)
+    except Problem as problem:
+        return _own_account_page(request, user, problem=problem)
+    return response
+
+
+async def sign_out_everywhere(request: Request, user: MaybeUser) -> Response:
+    """End all sessions by the form."""
+    response = views.go_to("/")
+    if user is not None:
+        await auth.forget_everywhere(request, response, user)
+    return response
+
+
+def _own_account_page(request: Request, user: User, *, problem: Problem | None = None) -> Response:
+    field, message = _wrong_field(problem, {"password", "new_password"})
+    return views.page(
+        request,
+        "account.html",
+        user=user,
+        status=problem.status if problem else 200,
+        problem=problem,
+        wrong_field=field,
+        wrong=message,
+        password_min=accounts.PASSWORD_MIN_LENGTH,
+    )
+
+
 async def _welcome(request: Request, user: User, target: str) -> Response:
     response = views.go_to(target)
     await auth.remember(request, response, user)
@@ -153,8 +197,7 @@ async def _welcome(request: Request, user: User, target: str) -> Response:
 def _account_page(
     request: Request, template: str, target: str, *, problem: Problem | None = None, email: str = "", name: str = ""
 ) -> Response:
-    field, _, message = problem.message.partition(": ") if problem else ("", "", "")
-    known = field in {"email", "name", "password"}
+    field, message = _wrong_field(problem, {"email", "name", "password"})
     return views.page(
         request,
         template,
@@ -165,11 +208,19 @@ def _account_page(
         email=email[:254],
         name=name[:100],
         problem=problem,
-        wrong_field=field if known else None,
-        wrong=(message[:1].upper() + message[1:]) if known else (problem.message if problem else None),
+        wrong_field=field,
+        wrong=message,
         password_min=accounts.PASSWORD_MIN_LENGTH,
         is_error=problem is not None,
     )
+
+
+def _wrong_field(problem: Problem | None, fields: set[str]) -> tuple[str | None, str | None]:
+    """Which field of a form a problem is about, if it names one, and what to write there."""
+    if problem is None:
+        return None, None
+    field, _, message = problem.message.partition(": ")
+    return (field, message[:1].upper() + message[1:]) if field in fields else (None, problem.message)
 
 
 # ── Orders ──────────
@@ -190,8 +241,9 @@ async def place_order(request: Request, user: MaybeUser, core: CoreDep, shop: Sh
             lines=list(chosen.items()),
             now=core.clock.now(),
             lifetime_seconds=core.policy.order_seconds,
+            bounds=shop.settings.order_bounds(),
         )
-    except (SoldOut, InvalidRequest) as problem:
+    except (SoldOut, InvalidRequest, TooManyAttempts) as problem:
         return told(shop, "/basket", problem.message, "error")
     response = views.go_to(f"/orders/{order.id}/pay")
     basket.write(shop, response, {})
@@ -255,8 +307,9 @@ async def cancel_order(request: Request, order_id: OrderId, user: MaybeUser, cor
         return to_sign_in(f"/orders/{order_id}")
     here = f"/orders/{order_id}"
     try:
+        await api.bound_questions(shop.limits, user.actor, session=auth.session_of(request))
         await checkout.cancel_order(core, order_id, user.actor)
-    except (AlreadyPaid, PaymentInProgress, GatewayUnavailable) as problem:
+    except (AlreadyPaid, PaymentInProgress, GatewayUnavailable, TooManyAttempts) as problem:
         return told(shop, here, problem.message, "error")
     return told(shop, here, "The order was canceled. You have not been charged.", "success")
 
@@ -280,7 +333,7 @@ async def pay(request: Request, order_id: OrderId, user: MaybeUser, core: CoreDe
         return views.go_to(here)
     ways = offers.offers(shop, order)
     usable = [shop.components[way.name] for way in ways if way.unavailable is None]
-    edge.add_sources(request.scope, [part.csp for part in usable])
+    security.add_sources(request.scope, [part.csp for part in usable])
     back = {"return-url": shop.return_url(order_id)}
     images = await _images(core, shop)
     return views.page(request, "pay.html", user=user, order=order, offers=ways, back=back, images=images)
@@ -300,8 +353,9 @@ async def pay_return(request: Request, order_id: OrderId, user: MaybeUser, core:
     if payment_id not in {one.payment.id for one in attempts}:
         raise NotFound("We could not find this payment.")
     try:
+        await api.bound_questions(shop.limits, user.actor, session=auth.session_of(request))
         result = await checkout.complete(core, payment_id, user.actor)
-    except (PaymentInProgress, SoldOut) as problem:
+    except (PaymentInProgress, SoldOut, TooManyAttempts) as problem:
         return told(shop, here, problem.message, "info")
     status = result.payment.status
     # An order is pending as well while its buyer's own transfer is awaited.

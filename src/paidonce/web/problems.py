@@ -27,7 +27,7 @@ from paidonce.errors import (
     Problem,
     TooManyAttempts,
 )
-from paidonce.logs import scrub_text
+from paidonce.scrubbing import scrub_text
 from paidonce.web import health
 from paidonce.web.shop import has_pages, route_path
 
@@ -68,6 +68,20 @@ class BodyTooSlow(Problem):
 
     code, status, title = "invalid_request", 408, "Request too slow"
     default_message = "The request did not arrive in time; please send it again."
+
+
+class HeadTooLarge(Problem):
+    """The request's address and headers exceed what any request here needs."""
+
+    code, status, title = "invalid_request", 431, "Request header too large"
+    default_message = "The address and the headers of this request are too large; send at most 32 KiB and 100 headers."
+
+
+class TwoLengths(Problem):
+    """Two servers in a row might cut this request at two places, and read another one out of its rest."""
+
+    code, status, title = "invalid_request", 400, "Two lengths"
+    default_message = "Send either Content-Length or Transfer-Encoding, not both."
 
 
 class NotJson(Problem):
@@ -157,6 +171,9 @@ def render(
     kept = dict(headers or {})
     if problem.retry_after_seconds is not None:
         kept["Retry-After"] = str(problem.retry_after_seconds)
+    if isinstance(problem, TwoLengths):
+        # What is left of this request must not be read as the next one.
+        kept["Connection"] = "close"
     if wants_page(connection):
         from paidonce.web.views import error_page
 

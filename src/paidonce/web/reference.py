@@ -63,11 +63,11 @@ def _operation(document: Mapping[str, Any], method: str, path: str, entry: Mappi
 
 def _answers(document: Mapping[str, Any], responses: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for status, answer in sorted(responses.items()):
-        contents: list[Mapping[str, Any]] = list(answer.get("content", {}).values())
-        schema = contents[0].get("schema", {}) if contents else {}
-        if schema.get("$ref", "").endswith(("/ProblemOut", "/HTTPValidationError")):
-            yield status, "problem document"
+        contents: Mapping[str, Mapping[str, Any]] = answer.get("content", {})
+        if "application/problem+json" in contents:
+            yield "any other" if status == "default" else status, "problem document"
             continue
+        schema = contents.get("application/json", {}).get("schema", {})
         named = ", ".join(name for name, _ in _fields(document, schema))
         text = "" if answer["description"] == "Successful Response" else answer["description"]
         yield status, " ".join(part for part in (text, f"{{{named}}}" if named else "") if part) or "no content"

@@ -27,10 +27,13 @@ def _add_shop(r: APIRouter) -> None:
 
     r.post("/api/session", **who(user, 201, _problems(401, 422, 429)))(api.sign_in)
     r.delete("/api/session", **who(None, 204))(api.sign_out)
+    r.delete("/api/sessions", **who(None, 204, _problems(401)))(api.sign_out_everywhere)
+    r.post("/api/session/confirm", **who(None, 204, _problems(401, 422, 429)))(api.confirm_session)
+    r.post("/api/password", **who(None, 204, _problems(401, 409, 422, 429)))(api.change_password)
     r.post("/api/users", **who(user, 201, _problems(422, 429)))(api.sign_up)
     r.get("/api/products", **cat(list[models.ProductOut]))(api.list_products)
     r.patch("/api/products/{sku}", **cat(models.ProductOut, 200, _problems(401, 403, 404, 422)))(api.adjust_product)
-    r.post("/api/orders", **ord_(order, 201, _problems(401, 409, 422)))(api.create_order)
+    r.post("/api/orders", **ord_(order, 201, _problems(401, 409, 422, 429)))(api.create_order)
     r.get("/api/orders", **ord_(orders, 200, _problems(401)))(api.list_orders)
     r.get("/api/orders/{order_id}", **ord_(order, 200, _problems(401, 404)))(api.get_order)
 
@@ -38,7 +41,7 @@ def _add_shop(r: APIRouter) -> None:
 def add_payments(r: APIRouter) -> None:
     """All that has to do with paying an order, whoever keeps it."""
     ord_, pay, result = _tagged("Orders"), _tagged("Payments"), models.ResultOut
-    r.post("/api/orders/{order_id}/cancel", **ord_(models.OrderStatusOut, 200, _problems(401, 404, 409)))(
+    r.post("/api/orders/{order_id}/cancel", **ord_(models.OrderStatusOut, 200, _problems(401, 404, 409, 429)))(
         api.cancel_order
     )
     r.get("/api/orders/{order_id}/explanation", **ord_(models.ExplanationOut, 200, _problems(401, 403, 404)))(
@@ -50,9 +53,11 @@ def add_payments(r: APIRouter) -> None:
     )
     start = _problems(401, 404, 409, 422, 429, 503) | _also(200, models.StartedOut, "It is open already.")
     r.post("/api/orders/{order_id}/payments", **pay(models.StartedOut, 201, start))(api.start_payment)
-    complete = _problems(401, 404, 409, 503) | _also(202, result, "The outcome is not known yet; ask again.")
+    complete = _problems(401, 404, 409, 429, 503) | _also(202, result, "The outcome is not known yet; ask again.")
     r.post("/api/payments/{payment_id}/complete", **pay(result, 200, complete))(api.complete_payment)
-    r.post("/api/payments/{payment_id}/cancel", **pay(result, 200, _problems(401, 404, 409, 503)))(api.cancel_payment)
+    r.post("/api/payments/{payment_id}/cancel", **pay(result, 200, _problems(401, 404, 409, 429, 503)))(
+        api.cancel_payment
+    )
     r.get("/api/payments/{payment_id}", **pay(models.PaymentOut, 200, _problems(401, 404)))(api.get_payment)
 
     staffs = _problems(401, 403, 404, 409, 422)
@@ -94,6 +99,9 @@ def page_router() -> APIRouter:
     r.get("/sign-up")(pages.sign_up_page)
     r.post("/sign-up")(pages.sign_up)
     r.post("/sign-out")(pages.sign_out)
+    r.get("/account")(pages.account_page)
+    r.post("/account/password")(pages.change_password)
+    r.post("/account/sign-out")(pages.sign_out_everywhere)
     r.get("/orders")(pages.list_orders)
     r.post("/orders")(pages.place_order)
     r.get("/orders/{order_id}")(pages.show_order)
@@ -114,7 +122,9 @@ def page_router() -> APIRouter:
 
 def _tagged(tag: str) -> Any:
     def describe(model: Any, status: int = 200, responses: dict[int | str, dict[str, Any]] | None = None) -> Any:
-        return {"response_model": model, "status_code": status, "responses": responses or {}, "tags": [tag]}
+        # What every request can be refused for (its size, its type, its host, another site) is not said at each route.
+        answers = (responses or {}) | _problems("default")
+        return {"response_model": model, "status_code": status, "responses": answers, "tags": [tag]}
 
     return describe
 

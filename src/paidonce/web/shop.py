@@ -20,7 +20,9 @@ from paidonce.core import Core
 from paidonce.gateways.base import Component, Gateway
 from paidonce.store import SqlStore
 from paidonce.web.accounts import Passwords
-from paidonce.web.throttle import Throttle
+from paidonce.web.challenge import Challenge
+from paidonce.web.integrity import Integrity
+from paidonce.web.limits import Limits
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,12 +41,27 @@ class Wiring:
     # Where a gateway's redirect brings the buyer back to: a path of the shop with {order} and {payment} in it.
     return_path: str
     core: Core | None = None
+    # Asked when too many payments were declined; None refuses the next ones for a while.
+    challenge: Challenge | None = None
+    _limits: Limits | None = field(default=None, init=False, repr=False)
+    # Of the files as they were at start-up.
+    integrity: Integrity = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.integrity = Integrity.of_components(self.components)
 
     @property
     def running(self) -> Core:
         """The core; only requests ask for it, and those come after start-up."""
         assert self.core is not None, "a request arrived before start-up"
         return self.core
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds on how often something is asked. They live as long as the running core."""
+        if self._limits is None or self._limits.core is not self.running:
+            self._limits = Limits(self.running, self.settings)
+        return self._limits
 
     def url(self, path: str) -> str:
         """An absolute address of this shop, from the settings and never from the Host header."""
@@ -62,27 +79,28 @@ class Shop(Wiring):
     templates: Environment
     store: SqlStore
     passwords: Passwords = field(default_factory=Passwords)
-    throttle: Throttle = field(default_factory=Throttle)
 
     def sign(self, purpose: str, value: Any) -> str:
         """`value` as text that only this shop can have made, for a cookie."""
         body = base64.urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode()).decode().rstrip("=")
-        return f"{body}.{self._mac(purpose, body)}"
+        return f"{body}.{_mac(self.settings.signing_keys[0], purpose, body)}"
 
     def unsign(self, purpose: str, text: str) -> Any | None:
-        """What `sign` was given for the same purpose, or None for anything else."""
+        """What `sign` was given for the same purpose, also under the key that is being replaced; None for the rest."""
         body, _, mac = text.partition(".")
-        if not hmac.compare_digest(self._mac(purpose, body).encode(), mac.encode("utf-8", "replace")):
+        given = mac.encode("utf-8", "replace")
+        macs = [_mac(key, purpose, body).encode() for key in self.settings.signing_keys]
+        if not any([hmac.compare_digest(expected, given) for expected in macs]):
             return None
         try:
             return json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         except (ValueError, binascii.Error):
             return None
 
-    def _mac(self, purpose: str, body: str) -> str:
-        key = self.settings.secret_key.get_secret_value().encode()
-        digest = hmac.new(key, f"{purpose}.{body}".encode("utf-8", "replace"), hashlib.sha256).digest()
-        return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+def _mac(key: bytes, purpose: str, body: str) -> str:
+    digest = hmac.new(key, f"{purpose}.{body}".encode("utf-8", "replace"), hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def route_path(scope: Scope) -> str:

@@ -13,10 +13,11 @@ from functools import partial
 from fastapi import Request
 from starlette.responses import Response
 
-from paidonce import captures, desk, explain, payments, refunds
+from paidonce import audit, captures, desk, explain, payments, refunds
 from paidonce.core import Core
 from paidonce.errors import (
     ChangedMeanwhile,
+    ConfirmationNeeded,
     Forbidden,
     GatewayUnavailable,
     InvalidRequest,
@@ -27,7 +28,9 @@ from paidonce.errors import (
     PaymentInProgress,
     RefundTooLarge,
     SoldOut,
+    TooManyAttempts,
 )
+from paidonce.explain import Explanation
 from paidonce.gateways.base import LONGEST_STAFF_TEXT, StaffSheet
 from paidonce.money import Money
 from paidonce.payments import Payment
@@ -35,7 +38,7 @@ from paidonce.ports import Transaction
 from paidonce.results import Result
 from paidonce.states import PaymentStatus
 from paidonce.store import Store
-from paidonce.web import api, views
+from paidonce.web import accounts, api, auth, views
 from paidonce.web.accounts import User
 from paidonce.web.api import ActionName, CoreDep, OrderId, PaymentId, ShopDep
 from paidonce.web.auth import MaybeUser
@@ -127,13 +130,35 @@ async def order_page(request: Request, order_id: OrderId, user: MaybeUser, core:
     if user is None:
         return to_sign_in(f"/staff/orders/{order_id}")
     _require_staff(user)
+    return await _order_page(request, order_id, user, shop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """A refund that waits for the password: its form is shown again with all that was typed but the password."""
+
+    payment_id: str
+    form: Mapping[str, str]
+    why: str
+
+
+async def _order_page(
+    request: Request, order_id: str, user: User, shop: Shop, *, again: _Again | None = None
+) -> Response:
+    core = shop.running
     found = await core.db.read(explain.explain, core, order_id)
     if found is None:
         raise NotFound("We could not find this order.")
+    done = await core.db.read(_audit_of, found.order.id)
     return views.page(
         request,
         "staff-order.html",
         user=user,
+        status=200 if again is None else ConfirmationNeeded.status,
+        again=again,
+        second_look=_second_look(core, found, user, again),
+        audit=done,
+        names=await core.db.read(accounts.names, {one.actor for one in done}),
         found=found,
         titles={name: gateway.title for name, gateway in shop.gateways.items()},
         nothing_anywhere=explain.money_in_words(found),
@@ -143,6 +168,20 @@ async def order_page(request: Request, order_id: OrderId, user: MaybeUser, core:
         sheets={one.payment.id: await _sheet(core, one.payment.id, user) for one in found.payments},
         longest_text=LONGEST_STAFF_TEXT,
     )
+
+
+def _second_look(core: Core, found: Explanation, user: User, again: _Again | None) -> frozenset[str]:
+    """The payments whose refund form asks for the password, because giving back all that is left needs it."""
+    needed = {
+        one.payment.id
+        for one in found.payments
+        if not user.confirmed and refunds.needs_second_look(core.policy, one.refunds, one.left)
+    }
+    return frozenset(needed | ({again.payment_id} if again is not None else set()))
+
+
+async def _audit_of(tx: Transaction, order_id: str) -> list[audit.Entry]:
+    return await audit.read(tx, subjects=await audit.about(tx, order_id))
 
 
 async def _sheet(core: Core, payment_id: str, user: User) -> StaffSheet | None:
@@ -164,9 +203,7 @@ async def adjust_stock(request: Request, user: MaybeUser, core: CoreDep, shop: S
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 6 and len(text) - len(digits) <= 1):
         return told(shop, "/staff", "Write the change as a whole number, such as 5 or -2.", "error")
     try:
-        product = await core.db.transaction(
-            shop.store.adjust_stock, sku=api.sku_in_path(sku), adjust=int(text), actor=user.id, now=core.clock.now()
-        )
+        product = await api.change_stock(core, shop, user, sku=api.sku_in_path(sku), adjust=int(text))
     except (InvalidRequest, NotFound) as problem:
         return told(shop, "/staff", problem.message, "error")
     return told(shop, "/staff", f"{product.name}: now {product.on_hand} on hand.", "success")
@@ -188,7 +225,7 @@ _Step = Callable[[Core, User, Payment, Mapping[str, str]], Awaitable[tuple[str, 
 
 async def refund(request: Request, payment_id: PaymentId, user: MaybeUser, shop: ShopDep) -> Response:
     """Refund by the form."""
-    return await _do(request, payment_id, user, shop, step=_refund)
+    return await _do(request, payment_id, user, shop, step=partial(_refund, request))
 
 
 async def capture(request: Request, payment_id: PaymentId, user: MaybeUser, shop: ShopDep) -> Response:
@@ -218,12 +255,17 @@ async def _do(request: Request, payment_id: str, user: User | None, shop: Shop, 
     here = f"/staff/orders/{payment.order_id}"
     try:
         message, tone = await step(core, user, payment, form)
+    except ConfirmationNeeded as problem:
+        again = _Again(payment.id, form, problem.message)
+        return await _order_page(request, payment.order_id, user, shop, again=again)
     except _REFUSALS as problem:
         return told(shop, here, problem.message, "error")
     return told(shop, here, message, tone)
 
 
-async def _refund(core: Core, user: User, payment: Payment, form: Mapping[str, str]) -> tuple[str, str]:
+async def _refund(
+    request: Request, core: Core, user: User, payment: Payment, form: Mapping[str, str]
+) -> tuple[str, str]:
     reason = form.get("reason", "").strip()
     if not reason.isprintable():
         raise InvalidRequest("Write the reason on one line.")
@@ -231,12 +273,15 @@ async def _refund(core: Core, user: User, payment: Payment, form: Mapping[str, s
     if not api.is_id(key):
         # Without it a form that is sent twice would be two refunds.
         raise InvalidRequest("This form was incomplete, so nothing was refunded. Please use it again.")
+    minor = read_amount(form.get("amount", ""), payment.amount.currency)
+    if form.get("password"):
+        user = await _look_again(request, user, form["password"])
     try:
         result = await refunds.refund(
             core,
             payment.id,
             user.actor,
-            amount_minor=read_amount(form.get("amount", ""), payment.amount.currency),
+            amount_minor=minor,
             reason=reason or None,
             restock=form.get("restock") == "1",
             request_key=key,
@@ -251,6 +296,15 @@ async def _refund(core: Core, user: User, payment: Payment, form: Mapping[str, s
     if not result.created:
         return f"This form was sent before, and it made one refund of {amount}. {result.message}", "info"
     return f"Refund of {amount}: {result.message}", "error" if result.refund.state == "failed" else "success"
+
+
+async def _look_again(request: Request, user: User, password: str) -> User:
+    try:
+        return await auth.confirm(request, user, password=password)
+    except InvalidRequest:
+        raise ConfirmationNeeded("This is not your password, so nothing was refunded. Please try again.") from None
+    except TooManyAttempts as problem:
+        raise ConfirmationNeeded(f"Nothing was refunded. {problem.message}") from None
 
 
 async def _capture(core: Core, user: User, payment: Payment, form: Mapping[str, str]) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +21,12 @@ from paidonce.money import Money, iso_exponent, to_decimal_string
 from paidonce.ports import Microseconds
 from paidonce.states import OrderStatus, PaymentStatus, RefundStatus
 from paidonce.store import OrderLine
-from paidonce.web import auth, basket, models
+from paidonce.web import auth, basket, models, security
 from paidonce.web.accounts import User
+from paidonce.web.integrity import Integrity
 from paidonce.web.shop import Shop, shop_of
 
 COMPONENTS = Path(__file__).parent.parent / "components"
-ASSETS = COMPONENTS / "assets"
 
 _FLASH = "paidonce_flash"
 _FLASH_SECONDS = 60
@@ -132,6 +133,7 @@ def page(
         user=user,
         basket_count=basket.count(basket.read(connection)),
         flash=flash,
+        assets=_assets(connection, shop),
         **values,
     )
     response = HTMLResponse(text, status)
@@ -169,11 +171,32 @@ def error_page(
         user=None,
         basket_count=basket.count(basket.read(connection)),
         flash=None,
+        assets=_assets(connection, shop),
         problem=problem,
         incident=incident,
         is_error=True,
     )
     return HTMLResponse(text, problem.status, headers=dict(headers))
+
+
+@dataclass(frozen=True, slots=True)
+class Assets:
+    """What a template writes to load a file of ours: its integrity hash, and for scripts this answer's nonce."""
+
+    integrity: Integrity
+    nonce: str
+
+    def scripts(self, *paths: str) -> Markup:
+        """The modules at `paths`."""
+        return self.integrity.scripts(paths, nonce=self.nonce)
+
+    def stylesheet(self, path: str) -> Markup:
+        """The style sheet at `path`."""
+        return self.integrity.stylesheet(path)
+
+
+def _assets(connection: HTTPConnection, shop: Shop) -> Assets:
+    return Assets(shop.integrity, security.new_nonce(connection.scope))
 
 
 def _waiting_flash(connection: HTTPConnection, shop: Shop) -> Mapping[str, str] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
 
 from conftest import run_apart
 from shops.adapter import PLENTY
@@ -137,6 +137,23 @@ def test_a_redirect_comes_back_to_the_pay_page_which_finishes_it(buyer: Visit) -
     buyer.page.get_by_role("button", name=re.compile("Pay 8.90")).click()
     buyer.expect_order(order, "Paid")
     assert shelf(buyer.shop) == before - 1
+
+
+def test_a_changed_module_is_refused(buyer: Visit) -> None:
+    """The page names only one module; the gateways' own are imported later, and checked by the import map."""
+
+    def change(route: Route) -> None:
+        real = route.fetch()
+        route.fulfill(response=real, body=f"{real.text()}\nwindow.hacked = 1;")
+
+    buyer.page.route("**/static/paidonce/gateways/stripe/component*.js", change)
+    buyer.order()
+    expect(buyer.page.get_by_text("This way to pay could not be loaded.")).to_be_visible()
+    expect(buyer.page.get_by_role("button", name="Pay with PayPal")).to_be_visible()
+    assert buyer.page.evaluate("window.hacked") is None
+    (refused,) = [one for one in buyer.complaints if "integrity" in one]
+    assert "gateways/stripe/component" in refused
+    buyer.complaints.remove(refused)
 
 
 def test_a_closed_tab_is_settled_by_the_worker(buyer: Visit, around: tuple[DjangoShop, Twins]) -> None:

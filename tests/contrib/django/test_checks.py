@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -19,9 +20,9 @@ from django.db import connections
 from shop.models import Order, Product
 
 from contrib.django.twins import Shop
-from paidonce.contrib.django import checks, run
+from paidonce.contrib.django import checks, doctor, run
 from paidonce.contrib.django import runtime as wiring
-from paidonce.errors import OutcomeUnknown
+from paidonce.doctor import Finding, Health
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "django_shop"
 
@@ -153,38 +154,77 @@ def output(name: str, *args: str) -> str:
     return out.getvalue()
 
 
+async def examined(shop: Shop) -> list[Finding]:
+    async with doctor.open_patient(clock=shop.clock, transport=shop.transport) as patient:
+        return await doctor.findings(patient, lambda _one: None)
+
+
 def test_the_doctor_looks_at_each_part(shop: Shop) -> None:
-    said = output("paidonce_doctor")
-    assert "WRONG" not in said
+    found = {one.check: one for one in asyncio.run(examined(shop))}
     for name, gateway in shop.runtime.core.gateways.items():
-        assert f"{name}: account {run(gateway.account()).id}, test mode" in said
-    # Nothing but reading.
-    assert {one.method for one in shop.transport.sent} <= {"GET", "POST"}
-    assert [one for one in shop.transport.sent if one.method == "POST" and "oauth2/token" not in one.url] == []
+        assert f"account {run(gateway.account()).id}, test mode" in found[f"{name}.keys"].text
+    assert found["database.schema"].health is found["database.writable"].health is Health.GREEN
+    # Nothing but reading, besides a webhook to ourselves that nobody has signed.
+    posts = [one.url for one in shop.transport.sent if one.method == "POST"]
+    assert [url for url in posts if "oauth2/token" not in url and "testserver/webhooks/" not in url] == []
     assert shop.count("payments") == 0
 
 
-def test_the_doctor_tells_of_a_gateway_that_does_not_answer(
-    shop: Shop, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Deaf:
-        async def send(self, request: Any, *, deadline_seconds: float) -> Any:
-            raise OutcomeUnknown("no complete answer within 1 s")
-
-    wiring.use(wiring.build(clock=shop.clock, transport=Deaf()))
+def test_the_doctor_tells_of_a_gateway_that_does_not_answer(shop: Shop, settings: Any) -> None:
+    # Port 9 of this machine, where nobody listens.
+    environment = {**settings.PAIDONCE["ENVIRONMENT"], "STRIPE_API_BASE": "http://127.0.0.1:9/stripe"}
+    settings.PAIDONCE = {**settings.PAIDONCE, "ENVIRONMENT": environment}
     out = StringIO()
     with pytest.raises(CommandError, match="to be mended"):
         call_command("paidonce_doctor", stdout=out)
-    assert "WRONG  stripe: no complete answer" in out.getvalue()
+    assert "red     stripe.keys: No answer" in out.getvalue()
 
 
-def test_the_doctor_tells_of_missing_tables(settings: Any, use_database: Any, tmp_path: Path) -> None:
+def test_the_doctor_tells_programs_of_missing_tables(settings: Any, use_database: Any, tmp_path: Path) -> None:
     use_database(f"sqlite:///{tmp_path / 'empty.db'}")
     out = StringIO()
-    with pytest.raises(CommandError):
+    with pytest.raises(CommandError) as caught:
+        call_command("paidonce_doctor", "--json", stdout=out)
+    assert caught.value.returncode == 1
+    told = json.loads(out.getvalue())
+    assert told["health"] == "red"
+    fixes = {one["check"]: one["fix"] for one in told["findings"]}
+    assert (fixes["database"], "docs/configuration.md" in fixes["gateways"]) == ("Run: manage.py migrate", True)
+
+
+def test_the_doctor_ends_with_two_where_the_settings_cant_be_read(settings: Any) -> None:
+    settings.PAIDONCE = {**settings.PAIDONCE, "ENVIRONMENT": {"PAIDONCE_HOLD_MINUTES": "soon"}}
+    out = StringIO()
+    with pytest.raises(CommandError) as caught:
         call_command("paidonce_doctor", stdout=out)
-    assert "manage.py migrate" in out.getvalue()
-    assert "No gateway has keys" in out.getvalue()
+    assert caught.value.returncode == 2
+    assert "red     settings: PAIDONCE_HOLD_MINUTES" in out.getvalue()
+
+
+# ── The start-up guard, which is the same as everywhere ──────────
+
+LIVE = {"STRIPE_SECRET_KEY": "sk_live_canary1", "STRIPE_PUBLISHABLE_KEY": "pk_live_canary2"}
+
+
+@pytest.mark.parametrize("own", [LIVE, {"PAIDONCE_PUBLIC_URL": "https://shop.example"}])
+def test_djangos_debug_mode_is_refused_in_public_and_with_live_keys(settings: Any, own: dict[str, str]) -> None:
+    settings.DEBUG = True
+    settings.PAIDONCE = {**settings.PAIDONCE, "ENVIRONMENT": own}
+    assert "Debug mode is on" in told(settings)["paidonce.E002"]
+    settings.DEBUG = False
+    assert "paidonce.E002" not in told(settings)
+
+
+def test_a_database_file_that_everybody_can_read_is_refused_in_public(shop: Shop, settings: Any) -> None:
+    file = Path(connections["default"].settings_dict["NAME"])
+    connections["default"].close()
+    file.chmod(0o644)
+    assert told(settings) == {}, "while a project is developed, the file is its own business"
+    public = {"PAIDONCE_PUBLIC_URL": "https://shop.example"}
+    settings.PAIDONCE = {**settings.PAIDONCE, "ENVIRONMENT": public}
+    assert f"chmod o= {file}" in told(settings)["paidonce.E002"]
+    file.chmod(0o660)
+    assert told(settings) == {}
 
 
 @pytest.mark.parametrize("name", ["paidonce_recover", "paidonce_worker", "paidonce_explain"])

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import logging
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.handlers.asgi import ASGIRequest
+from django.core.management import call_command
 from django.db import connection
 from django.http import HttpResponse
 from django.middleware.csrf import get_token
 from django.template import Context, Template
+from django.templatetags.static import static
 from django.test import AsyncClient, Client, RequestFactory
 from django.test.utils import override_settings
 from fastapi import APIRouter
@@ -24,11 +31,12 @@ from fastapi.routing import APIRoute
 from shop.models import Order, Points, Product
 
 from contrib.django.twins import Shop
+from paidonce.contrib.django import csp, integrity, urls, views
 from paidonce.contrib.django import runtime as wiring
-from paidonce.contrib.django import urls, views
-from paidonce.contrib.django.auth import signed_in
+from paidonce.contrib.django.auth import confirm, signed_in
 from paidonce.core import Actor
 from paidonce.web import routes
+from paidonce.web.integrity import of_text
 
 JSON = "application/json"
 
@@ -234,6 +242,32 @@ def test_who_is_signed_in_by_django(shop: Shop, buyer: User, staff: User) -> Non
     assert signed_in(request) is None
 
 
+def test_a_large_refund_needs_a_second_look_in_this_session_by_this_user(
+    shop: Shop, settings: Any, buyer: User, staff: User
+) -> None:
+    shop = Shop(settings, PAIDONCE_SECOND_LOOK_ABOVE="1.00 EUR")
+    payment = pay(shop, browser(buyer), shop.order(buyer))
+    client, path_ = browser(staff), f"/api/payments/{payment}/refunds"
+    assert is_problem(post(client, path_, {"amount": 101}), 403, "confirmation_needed")
+    assert shop.count("refunds") == 0
+    request = RequestFactory().get("/")
+    request.user, request.session = staff, client.session
+    confirm(request)
+    request.session.save()
+    assert post(client, path_, {"amount": 101}).status_code == 201
+    assert shop.count("audit_log") == 1
+
+    actor = signed_in(request)
+    assert actor is not None
+    assert actor.confirmed
+    request.user = buyer
+    assert signed_in(request) == Actor(str(buyer.pk)), "somebody else in the same session has not looked"
+    request.user = staff
+    for noted in ([str(staff.pk), int(time.time()) - 300], [str(staff.pk), int(time.time()) + 60], ["1"], "x"):
+        request.session["paidonce_confirmed"] = noted
+        assert signed_in(request) == Actor(str(staff.pk), is_staff=True), "five minutes, and none of the future"
+
+
 # ── Forged and broken requests ──────────
 
 
@@ -266,6 +300,9 @@ def test_a_request_without_djangos_token_is_refused(shop: Shop, buyer: User) -> 
         (b"gateway=stripe", "text/plain", 415),
         (b'{"gateway": "' + b"s" * 70_000 + b'"}', JSON, 413),
         (b'{"gateway": "nobody"}', JSON, 422),
+        (b'{"gateway": "stripe", "gateway": "paypal"}', JSON, 422),
+        (b'{"gateway": "stripe", "return_url": "\\ud800"}', JSON, 422),
+        (b"[" * 10_000, JSON, 422),
     ],
 )
 def test_input_that_cant_be_used_says_why(shop: Shop, buyer: User, raw: bytes, content_type: str, status: int) -> None:
@@ -494,8 +531,41 @@ def test_the_template_tag_says_what_the_components_need(shop: Shop, buyer: User)
     assert 'order="a&quot;b"' in html
     assert 'data-next="/orders/1/"' in html
     assert 'data-csrf-header="X-CSRFTOKEN"' in html
-    assert html.count('nonce="n0nce"') == 2
+    # The import map and two modules.
+    assert html.count('nonce="n0nce"') == 3
+    assert html.count(' integrity="sha384-') == 2
     assert 'src="/static/paidonce/payment-methods.js"' in html
+
+
+@pytest.mark.parametrize("storage", ["StaticFilesStorage", "ManifestStaticFilesStorage"])
+def test_the_hashes_are_those_of_the_files_that_are_served(
+    shop: Shop, settings: Any, tmp_path: Path, storage: str
+) -> None:
+    """Collected under their own names, or renamed by a manifest, with comments and imports as that leaves them."""
+    storages = {
+        **settings.STORAGES,
+        "staticfiles": {"BACKEND": f"django.contrib.staticfiles.storage.{storage}"},
+    }
+    with override_settings(STATIC_ROOT=tmp_path, STORAGES=storages):
+        call_command("collectstatic", interactive=False, verbosity=0)
+        integrity._collected.cache_clear()
+        hashes = integrity.of_static_files().hashes
+        named = [static(f"paidonce/{name}") for name in ("payment-methods.js", "gateways/stripe/component.js")]
+    integrity._collected.cache_clear()
+    served = {address: tmp_path / address.removeprefix("/static/") for address in hashes}
+    assert {address: of_text(path.read_bytes()) for address, path in served.items()} == hashes
+    # What is imported by its own name is covered as well.
+    assert {*named, "/static/paidonce/paidonce.js"} <= hashes.keys()
+    assert ("/static/paidonce/payment-methods.js" in named) is (storage == "StaticFilesStorage")
+
+
+def test_a_policy_without_a_nonce_allows_the_import_map_by_its_hash(shop: Shop) -> None:
+    html = Template("{% load paidonce %}{% paidonce_components 7 %}").render(
+        Context({"request": RequestFactory().get("/")})
+    )
+    (inline,) = re.findall(r'<script type="importmap">(.*?)</script>', html)
+    digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in csp.sources()["script-src"]
 
 
 def test_below_a_path_the_components_hear_where_the_api_is(shop: Shop) -> None:

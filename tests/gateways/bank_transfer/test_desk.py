@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from gateways.bank_transfer.test_flow import DAY, MUG, RECEIVED, enter, opened, sheet
-from paidonce import capturing, desk, leases, recovery
-from support.shop import Shop
+from paidonce import audit, capturing, desk, leases, recovery
+from support.shop import STAFF, Shop
+
+
+async def test_who_entered_something_stands_in_the_audit_log(shop: Shop) -> None:
+    _, started = await opened(shop)
+    await enter(shop, started.payment.id, RECEIVED, amount=500)
+    (entry,) = await shop.core.db.read(audit.read, subjects=[started.payment.id])
+    assert (entry.actor, entry.action, entry.detail["name"]) == (STAFF.user_id, "desk.entered", RECEIVED)
 
 
 async def test_an_entry_is_found_although_a_worker_had_read_the_payment_before(shop: Shop) -> None:
@@ -23,7 +30,8 @@ async def test_an_entry_is_found_although_a_worker_had_read_the_payment_before(s
     await recovery._advance(core, gateway, standing)
 
     seen = (await sheet(shop, payment)).seen
-    await core.write(desk._look_later, core, payment)
+    entered = audit.entry("desk.entered", actor="usr_staff", subject=payment, at=shop.clock.now())
+    await core.write(desk._look_later, core, payment, entered)
     params = {"amount": MUG - 500, "remark": "the rest"}
     await gateway.act(await shop.ref(payment), RECEIVED, params, seen=seen, key="staff 1", by="usr_staff")  # type: ignore[attr-defined]
     await core.write(recovery._schedule, core, lease, answered=True)

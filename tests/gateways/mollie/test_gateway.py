@@ -23,6 +23,7 @@ from paidonce.gateways.mollie.gateway import KEY_LIFE_SECONDS
 from paidonce.gateways.mollie.sandbox import BANK_TRANSFER_SECONDS, KEY_SECONDS, OPEN_SECONDS
 from paidonce.gateways.mollie.settings import SANDBOX_KEY
 from paidonce.money import Money
+from paidonce.secret import Secret
 
 
 def choose(bench: Bench, opened: Opened, choice: str) -> HttpResponse:
@@ -364,5 +365,5 @@ async def test_a_payment_without_a_place_to_pay_is_unknown(bench: Bench) -> None
 
 
 def test_the_key_is_in_no_repr(bench: Bench) -> None:
-    client = MollieClient(bench.wire, bench.clock, base_url="https://api.mollie.com", api_key=SANDBOX_KEY)
+    client = MollieClient(bench.wire, bench.clock, base_url="https://api.mollie.com", api_key=Secret(SANDBOX_KEY))
     assert SANDBOX_KEY not in repr(vars(client))

@@ -39,6 +39,8 @@ def test_a_twin_on_this_machine_is_beside_us() -> None:
         {"MOLLIE_API_KEY": "test_Canary"},
         {"MOLLIE_API_KEY": LIVE, "MOLLIE_API_BASE": "http://127.0.0.1:9000/mollie"},
         {"MOLLIE_API_KEY": LIVE, "MOLLIE_API_BASE": API_BASE},
+        {"MOLLIE_API_KEY": SANDBOX_KEY},
+        {"MOLLIE_API_KEY": SANDBOX_KEY, "MOLLIE_API_BASE": API_BASE},
         {"MOLLIE_API_BASE": "http://canary.example"},
         {"MOLLIE_API_BASE": "ftp://canary.example"},
         {"MOLLIE_API_BASE": "canary.example"},

@@ -9,7 +9,7 @@ import pytest
 
 from paidonce.errors import ConfigError
 from paidonce.gateways.stripe import provider
-from paidonce.gateways.stripe.settings import Settings, component_csp, read_settings
+from paidonce.gateways.stripe.settings import SANDBOX_WEBHOOK_SECRET, Settings, component_csp, read_settings
 
 TEST = {"STRIPE_SECRET_KEY": "sk_test_canary1", "STRIPE_PUBLISHABLE_KEY": "pk_test_canary2"}
 LIVE = {"STRIPE_SECRET_KEY": "sk_live_canary1", "STRIPE_PUBLISHABLE_KEY": "pk_live_canary2"}
@@ -59,6 +59,8 @@ def test_test_and_live_keys_are_told_apart() -> None:
         ({**TEST, "STRIPE_API_BASE": "https://stripe.example:port"}, "STRIPE_API_BASE"),
         ({**TEST, "STRIPE_API_BASE": "https://api.stripe.com/v1"}, "STRIPE_API_BASE"),
         ({**TEST, "STRIPE_JS_URL": "http://cdn.example/stripe.js"}, "STRIPE_JS_URL"),
+        ({**TEST, "STRIPE_SECRET_KEY": "sk_test_sandbox"}, "STRIPE_SECRET_KEY is the offline sandbox's"),
+        ({**TEST, "STRIPE_WEBHOOK_SECRET": SANDBOX_WEBHOOK_SECRET}, "STRIPE_WEBHOOK_SECRET is the offline sandbox's"),
         ({**LIVE, "STRIPE_API_BASE": "https://stripe.example"}, "STRIPE_API_BASE"),
         ({**LIVE, "STRIPE_JS_URL": "https://js.stripe.com.evil.example/v3/"}, "STRIPE_JS_URL"),
         ({**LIVE, "STRIPE_JS_URL": "http://127.0.0.1:9000/stripe/js/v3"}, "STRIPE_JS_URL"),
@@ -92,7 +94,7 @@ def test_plain_http_and_a_path_are_fine_on_this_machine(host: str) -> None:
 )
 def test_one_or_two_webhook_secrets(given: str | None, secrets: tuple[str, ...]) -> None:
     changes = {} if given is None else {"STRIPE_WEBHOOK_SECRET": given}
-    assert settings(**changes).webhook_secrets == secrets
+    assert tuple(one.get_secret_value() for one in settings(**changes).webhook_secrets) == secrets
 
 
 def test_secrets_stay_out_of_the_representation() -> None:

@@ -25,6 +25,8 @@ class AcmePayProvider:
 
     name = "acme_pay"
     settings = ("ACME_PAY_KEY", "ACME_PAY_WEBHOOK_SECRET", "ACME_PAY_API_BASE")
+    secret_settings = ("ACME_PAY_KEY", "ACME_PAY_WEBHOOK_SECRET")
+    secret_shapes = (r"acme_(?:test|live)_[A-Za-z0-9_]+", r"acme_whsec_[A-Za-z0-9_]+")
 
     def configure(self, environment: Mapping[str, str], transport: Transport, clock: Clock) -> Gateway | None:
         """The gateway, or None without a key. Raises `ConfigError` that names each wrong setting and its fix."""

@@ -66,6 +66,8 @@ export interface PaymentElement extends HTMLElement {
   readonly busy: boolean;
   /** The payment that was started or brought back, if there is one. */
   readonly paymentId: string | null;
+  /** The answer to the shop's own challenge, set by the page after the error `challenge_needed`; good for one start. */
+  challenge: string | null;
   /** Begin anew, for instance after the buyer signed in again. */
   reload(): Promise<void>;
   addEventListener<K extends keyof PaymentEvents>(

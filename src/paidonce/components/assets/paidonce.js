@@ -64,6 +64,20 @@ export async function request(method, path, body, base = '') {
   });
 }
 
+let tokenOf = null;
+
+/**
+ * For front ends on foreign domains, where no cookie of the shop arrives: `getToken` gives, or promises, the bearer token
+ * that each call to the API carries from now on. Call it before there is an element on the page.
+ */
+export function authorizeBy(getToken) {
+  tokenOf = getToken;
+}
+
+async function bearer() {
+  return { authorization: `Bearer ${await tokenOf()}` };
+}
+
 async function send(method, address, body) {
   const isOurs = new URL(address, location.href).origin === location.origin;
   // Without a body no type: then a browser need not ask another origin for leave first.
@@ -71,9 +85,9 @@ async function send(method, address, body) {
   try {
     return await fetch(address, {
       method,
-      headers: { accept: 'application/json', ...type, ...(isOurs ? forgeryToken() : {}) },
+      headers: { accept: 'application/json', ...type, ...(isOurs ? forgeryToken() : {}), ...(tokenOf ? await bearer() : {}) },
       body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: isOurs ? 'same-origin' : 'include',
+      credentials: tokenOf ? 'omit' : isOurs ? 'same-origin' : 'include',
       redirect: 'error',
       signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
     });
@@ -151,6 +165,8 @@ function takeReturn() {
   const at = parts.findIndex((part) => part.startsWith(PAYMENT) && ID.test(part.slice(PAYMENT.length)));
   if (at < 0) return null;
   address.search = parts.slice(0, at).join('&');
+  // A return address has no fragment, so one that is there now is the gateway's as well.
+  address.hash = '';
   history.replaceState(history.state, '', address);
   return parts[at].slice(PAYMENT.length);
 }
@@ -241,6 +257,8 @@ export class PaymentElement extends HTMLElement {
   #done = false;
   #mounts = 0;
   paymentId = null;
+  /** The answer to the shop's own challenge (a CAPTCHA, say), set by the page after the error `challenge_needed`. */
+  challenge = null;
 
   /** The name on the wire; each subclass answers its own. */
   get gateway() {
@@ -310,7 +328,11 @@ export class PaymentElement extends HTMLElement {
   /** Open (or find again) this order's payment; resolves to {id, gateway, status, client}. Throws ApiProblem. */
   async start() {
     const path = `/api/orders/${encodeURIComponent(this.order)}/payments`;
-    const payment = await this.call('POST', path, { gateway: this.gateway, return_url: this.#returnUrl });
+    // The page may know only the element around; an answer is good for one start.
+    const asked = this.challenge ? this : this.closest('payment-methods');
+    const challenge = asked?.challenge ? { challenge: asked.challenge } : {};
+    if (asked) asked.challenge = null;
+    const payment = await this.call('POST', path, { gateway: this.gateway, return_url: this.#returnUrl, ...challenge });
     this.paymentId = payment.id;
     return payment;
   }

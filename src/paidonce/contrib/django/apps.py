@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from django.apps import AppConfig
 
-from paidonce.logs import scrub
+from paidonce.scrubbing import scrub
 
 
 class PaidonceConfig(AppConfig):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from paidonce.core import Actor
+
+# How long a second look counts.
+CONFIRMED_SECONDS = 5 * 60
+_CONFIRMED = "paidonce_confirmed"
 
 
 def signed_in(request: Any) -> Actor | None:
@@ -16,4 +21,20 @@ def signed_in(request: Any) -> Actor | None:
     user = getattr(request, "user", None)
     if user is None or not user.is_authenticated or not user.is_active:
         return None
-    return Actor(str(user.pk), is_staff=user.is_staff)
+    return Actor(str(user.pk), is_staff=user.is_staff, confirmed=_is_confirmed(request, str(user.pk)))
+
+
+def confirm(request: Any) -> None:
+    """Note in the session that `request.user` has just given the password again: call it from the view that checked it.
+
+    Refunds above PAIDONCE_SECOND_LOOK_ABOVE need it. It counts for five minutes, in this session and for this user.
+    """
+    request.session[_CONFIRMED] = [str(request.user.pk), int(time.time())]
+
+
+def _is_confirmed(request: Any, user_id: str) -> bool:
+    session = getattr(request, "session", None)
+    noted = None if session is None else session.get(_CONFIRMED)
+    if not isinstance(noted, list) or len(noted) != 2 or noted[0] != user_id or type(noted[1]) is not int:
+        return False
+    return 0 <= time.time() - noted[1] < CONFIRMED_SECONDS

@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
+from django.conf import settings as project
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from paidonce import deliveries, notes
+from paidonce import deliveries, guard, notes
+from paidonce.assembly import learn_secrets
 from paidonce.config import Settings, load_settings, read_environment
 from paidonce.contrib.django import conf
 from paidonce.contrib.django.conf import Conf
@@ -76,7 +79,7 @@ def build(*, clock: Clock | None = None, transport: Transport | None = None) -> 
     """A new one from Django's settings. `clock` and `transport` must block instead of suspending."""
     parts = Parts.read()
     clock = clock or BlockingClock()
-    gateways = configure_all(parts.environment, transport or BlockingTransport(parts.conf.database), clock)
+    gateways = parts.gateways(transport or BlockingTransport(parts.conf.database), clock)
     core = parts.core(DjangoDatabase(parts.conf.database), gateways, clock)
     wiring = Wiring(
         settings=parts.settings,
@@ -98,7 +101,7 @@ async def open_worker(*, clock: Clock | None = None, transport: Transport | None
     clock = clock or SystemClock()
     own = AiohttpTransport(clock)
     transport = transport or own
-    gateways = configure_all(parts.environment, transport, clock)
+    gateways = parts.gateways(transport, clock)
     database = ThreadedDatabase(parts.conf.database)
     try:
         core = parts.core(database, gateways, clock)
@@ -125,7 +128,9 @@ class Parts:
         """Raises `ConfigError`."""
         found = conf.read()
         environment = read_environment() if found.environment is None else found.environment
-        return cls(found, environment, load_settings(environment, built_in_shop=False))
+        settings = load_settings(environment, built_in_shop=False)
+        learn_secrets(settings, environment)
+        return cls(found, environment, settings)
 
     def store(self) -> Store:
         """A new store of the shop's class. Raises `ConfigError`."""
@@ -139,6 +144,20 @@ class Parts:
                 ]
             )
         return cast(Store, made)
+
+    @property
+    def file(self) -> Path | None:
+        """The file of Django's database, or None where a server keeps it."""
+        entry = project.DATABASES[self.conf.database]
+        return Path(str(entry["NAME"])) if entry["ENGINE"].endswith("sqlite3") else None
+
+    def gateways(self, transport: Transport, clock: Clock) -> dict[str, Gateway]:
+        """Those that have keys. Raises `ConfigError`, also for what the start-up guard refuses."""
+        made = configure_all(self.environment, transport, clock)
+        guard.refuse_unsafe(
+            self.settings, self.environment, made, file=self.file, hosted=True, debug=bool(project.DEBUG)
+        )
+        return made
 
     def core(self, database: Any, gateways: Mapping[str, Gateway], clock: Clock) -> Core:
         """The core over these ports."""

@@ -39,8 +39,8 @@ from paidonce.errors import (
     WebhookUnverifiable,
 )
 from paidonce.leases import Lease
-from paidonce.logs import scrub_text
-from paidonce.web import api, models, origins, problems
+from paidonce.scrubbing import scrub_text
+from paidonce.web import api, models, origins, problems, strict
 from paidonce.web.edge import LARGEST_BODY_BYTES, LARGEST_WEBHOOK_BYTES
 from paidonce.web.offers import Offer, offers, payable_order
 from paidonce.web.webhooks import NotAccepted, NotVerifiable
@@ -116,6 +116,7 @@ class _Context:
 
 
 def _valid(model: type[M], raw: bytes) -> M:
+    strict.check_json(raw)
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -137,6 +138,9 @@ def _api(**handlers: Handler) -> View:
             actor = here.actor(request)
             if actor is None:
                 raise NotSignedIn
+            if actor.address is None:
+                # The shop's own function may know better, behind a proxy.
+                actor = replace(actor, address=request.META.get("REMOTE_ADDR"))
             # Before Django's own check, which reads forms, and would leave nothing of one to see.
             sent = _read_json(request)
             _refuse_forged(request)
@@ -250,6 +254,7 @@ def _refused(problem: Problem, *, incident: str | None = None, **headers: str) -
 
 
 def _cancel_order(ask: _Context, *, order_id: str) -> HttpResponse:
+    run(api.bound_questions(ask.wiring.limits, ask.actor))
     status = run(checkout.cancel_order(ask.core, order_id, ask.actor))
     return _answer(models.OrderStatusOut(id=order_id, status=status))
 
@@ -281,6 +286,7 @@ def _start(ask: _Context, *, order_id: str) -> HttpResponse:
     if wanted.return_url is not None:
         back = origins.checked_return_url(ask.wiring.settings, wanted.return_url)
     news = ask.wiring.url(f"/webhooks/{wanted.gateway}")
+    run(api.bound_starts(ask.wiring.limits, order_id, ask.actor))
     started = run(
         checkout.start(
             ask.core, order_id, wanted.gateway, ask.actor, return_url=back, cancel_url=back, webhook_url=news
@@ -291,12 +297,14 @@ def _start(ask: _Context, *, order_id: str) -> HttpResponse:
 
 def _complete(ask: _Context, *, payment_id: str) -> HttpResponse:
     ask.body(models.Nothing)
+    run(api.bound_questions(ask.wiring.limits, ask.actor))
     result = run(checkout.complete(ask.core, payment_id, ask.actor))
     return _answer(models.ResultOut.of(result), 202 if result.unknown else 200)
 
 
 def _cancel(ask: _Context, *, payment_id: str) -> HttpResponse:
     ask.body(models.Nothing)
+    run(api.bound_questions(ask.wiring.limits, ask.actor))
     return _answer(models.ResultOut.of(run(checkout.cancel(ask.core, payment_id, ask.actor))))
 
 

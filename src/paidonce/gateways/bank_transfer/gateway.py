@@ -81,6 +81,11 @@ class BankTransferGateway:
         if amount.minor < 1:
             raise MoneyError("a transfer is at least one minor unit")
 
+    @property
+    def live(self) -> bool:
+        """Whether real money can arrive on the account."""
+        return self._settings.live
+
     async def account(self) -> Account:
         """The account that is shown to buyers."""
         return Account(self._settings.iban, self._settings.live)

@@ -18,6 +18,8 @@ class MollieProvider:
 
     name = "mollie"
     settings = NAMES
+    secret_settings = ("MOLLIE_API_KEY",)
+    secret_shapes = (r"(?:live|test|access)_[A-Za-z0-9]{20,}(?![A-Za-z0-9_])",)
 
     def configure(self, environment: Mapping[str, str], transport: Transport, clock: Clock) -> MollieGateway | None:
         """The gateway, or None without a key. Raises `ConfigError` naming each wrong setting and its fix."""

@@ -15,6 +15,7 @@ from paidonce.errors import GatewayBusy, GatewayError, GatewayMisconfigured, Gat
 from paidonce.gateways.base import HttpRequest, HttpResponse, Transport
 from paidonce.gateways.repeating import until_answered
 from paidonce.ports import SECOND, Clock, Microseconds
+from paidonce.secret import Secret
 
 log = structlog.get_logger("paidonce.gateways.mollie")
 
@@ -46,11 +47,11 @@ class MollieClient:
     many tasks at once.
     """
 
-    def __init__(self, transport: Transport, clock: Clock, *, base_url: str, api_key: str) -> None:
+    def __init__(self, transport: Transport, clock: Clock, *, base_url: str, api_key: Secret) -> None:
         self._transport = transport
         self._clock = clock
         self._base_url = base_url.rstrip("/")
-        self._authorization = _Secret(f"Bearer {api_key}")
+        self._authorization = Secret(f"Bearer {api_key.get_secret_value()}")
 
     async def get(self, path: str, query: str = "") -> Json:
         """Read `path`; `query` goes behind it and into no log."""
@@ -87,7 +88,7 @@ class MollieClient:
         return await until_answered(partial(self._once, call), self._clock, ends_at=call.ends_at)
 
     async def _once(self, call: _Call) -> Json:
-        headers = {**call.headers, "authorization": self._authorization.value}
+        headers = {**call.headers, "authorization": self._authorization.get_secret_value()}
         request = HttpRequest(call.method, self._base_url + call.path, headers, call.body)
         began = self._clock.now()
         line: dict[str, Any] = {"gateway": "mollie", "method": call.method, "path": call.what.partition(" ")[2]}
@@ -105,13 +106,6 @@ class MollieClient:
 
     def _remaining(self, call: _Call) -> float:
         return (call.ends_at - self._clock.now()) / SECOND
-
-
-@dataclass(frozen=True, slots=True)
-class _Secret:
-    """A value that no `repr` shows."""
-
-    value: str = field(repr=False)
 
 
 def read(response: HttpResponse, what: str, *, may_be_empty: bool = False) -> Json:

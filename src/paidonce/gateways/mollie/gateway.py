@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,15 @@ from paidonce.gateways.base import (
     Component,
     CreateRequest,
     DisputeSnapshot,
+    Finding,
+    Needs,
     Opened,
     Progress,
     RefundSnapshot,
     Snapshot,
     WebhookEvent,
 )
-from paidonce.gateways.mollie import webhook, wire
+from paidonce.gateways.mollie import checkup, webhook, wire
 from paidonce.gateways.mollie.client import MollieClient
 from paidonce.gateways.mollie.settings import Settings
 from paidonce.money import Money
@@ -71,6 +73,15 @@ class MollieGateway:
             body = await self._client.get("/v2/profiles/me")
             self._account = Account(_readable(wire.profile, body), self._settings.live)
         return self._account
+
+    @property
+    def live(self) -> bool:
+        """Whether the key is a live one."""
+        return self._settings.live
+
+    async def checkup(self, needs: Needs) -> Sequence[Finding]:
+        """The profile, its methods, and whether webhooks can come."""
+        return await checkup.findings(self._client, self._settings, needs)
 
     async def create(self, request: CreateRequest) -> Opened:
         """Create the payment. With CaptureMethod.MANUAL it can be paid by card only."""

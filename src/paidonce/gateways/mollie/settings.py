@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from paidonce.errors import ConfigError
+from paidonce.secret import Secret
 
 NAMES: tuple[str, ...] = ("MOLLIE_API_KEY", "MOLLIE_API_BASE")
 API_BASE = "https://api.mollie.com"
@@ -25,7 +26,7 @@ _KEY_FIX = "copy the API key (live_… or test_…) of your profile from Mollie'
 class Settings:
     """Checked settings. `live` is the key's mode; `api_base` has neither a slash nor `/v2` at its end."""
 
-    api_key: str = field(repr=False)
+    api_key: Secret
     api_base: str
     live: bool
 
@@ -50,9 +51,14 @@ def read_settings(environment: Mapping[str, str]) -> Settings | None:
             "MOLLIE_API_BASE must not be set while MOLLIE_API_KEY is a live key, since real money goes only to "
             "Mollie's own address: remove MOLLIE_API_BASE, or use a test key."
         )
+    if key == SANDBOX_KEY and base.rstrip("/") in {"", API_BASE}:
+        problems.append(
+            "MOLLIE_API_KEY is the offline sandbox's, which Mollie does not know: set your profile's own test key, or "
+            "set MOLLIE_API_BASE to the offline sandbox's address."
+        )
     if problems:
         raise ConfigError(problems)
-    return Settings(api_key=key, api_base=base.rstrip("/") or API_BASE, live=live)
+    return Settings(api_key=Secret(key), api_base=base.rstrip("/") or API_BASE, live=live)
 
 
 def is_loopback(host: str | None) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from paidonce.gateways.base import (
     CaptureMethod,
@@ -24,6 +24,7 @@ from paidonce.gateways.base import (
     RefundProgress,
     RefundSnapshot,
     Snapshot,
+    keepable,
 )
 from paidonce.gateways.mollie.settings import is_loopback
 from paidonce.money import Money, MoneyError, from_decimal_string, iso_exponent, rescale, to_decimal_string
@@ -201,7 +202,7 @@ def _news(payment: Json, status: str, amount: Money) -> dict[str, Any]:
     if progress is Progress.AUTHORIZED and captured is not None:
         # What was captured is final here, whatever becomes of the rest that is still reserved.
         return {"progress": Progress.CAPTURED, "captured": captured}
-    if status == "open" and payment.get("method") in _SENT_BY_THE_BUYER:
+    if status == "open" and _optional(payment, "method") in _SENT_BY_THE_BUYER:
         return {"progress": progress, **_awaited(payment)}
     if progress is Progress.PROCESSING:
         return {"progress": progress, "pending_reason": status}
@@ -259,7 +260,7 @@ def checkout_url(payment: Json, *, loopback: bool) -> str | None:
     link = _object(_object(payment.get("_links")).get("checkout")).get("href")
     if link is None:
         return None
-    parts = urlsplit(link) if isinstance(link, str) else None
+    parts = _parts(link)
     here = parts is not None and loopback and parts.scheme == "http" and is_loopback(parts.hostname)
     if parts is None or not parts.hostname or not (parts.scheme == "https" or here):
         raise Unreadable("the checkout's address is none that a browser should be sent to")
@@ -316,11 +317,18 @@ def page(body: Json, kind: str) -> tuple[list[Json], str | None]:
     link = _object(body.get("_links")).get("next")
     if link is None:
         return items, None
-    href = _object(link).get("href")
-    begins = parse_qs(urlsplit(href).query).get("from") if isinstance(href, str) else None
-    if not begins:
+    parts = _parts(_object(link).get("href"))
+    begins = None if parts is None else keepable(parse_qs(parts.query).get("from", [None])[0])
+    if begins is None:
         raise Unreadable("a list does not say where it goes on")
-    return items, begins[0]
+    return items, begins
+
+
+def _parts(link: object) -> SplitResult | None:
+    try:
+        return urlsplit(link) if isinstance(link, str) else None
+    except ValueError:
+        return None
 
 
 def oldest_first(newest_first: Sequence[Json]) -> list[Json]:
@@ -351,15 +359,14 @@ def _id(value: Json, prefix: str) -> str:
 
 
 def _text(value: Json, name: str) -> str:
-    found = value.get(name)
-    if not isinstance(found, str) or not found:
+    found = keepable(value.get(name))
+    if found is None:
         raise Unreadable(f"{name} is missing")
     return found
 
 
 def _optional(value: Json, name: str) -> str | None:
-    found = value.get(name)
-    return found if isinstance(found, str) and found else None
+    return keepable(value.get(name))
 
 
 def _object(value: Any) -> Json:

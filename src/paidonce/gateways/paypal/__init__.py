@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from paidonce.errors import ConfigError
+from paidonce.secret import Secret
 
 if TYPE_CHECKING:
     from paidonce.gateways.base import Gateway, SandboxCore, Transport
@@ -50,6 +51,12 @@ class PayPalProvider:
         "PAYPAL_ENVIRONMENT",
         "PAYPAL_API_BASE",
         "PAYPAL_JS_URL",
+    )
+    secret_settings = ("PAYPAL_CLIENT_SECRET",)
+    # Access tokens, and the secrets of apps. Its client ids look alike, and nobody needs those in a log.
+    secret_shapes = (
+        r"A21AA[A-Za-z0-9_-]{8,}",
+        r"[AE][A-Za-z0-9_-]{79}(?![A-Za-z0-9_-])",
     )
 
     def configure(self, environment: Mapping[str, str], transport: Transport, clock: Clock) -> Gateway | None:
@@ -112,7 +119,7 @@ def read_settings(environment: Mapping[str, str]) -> PayPalSettings | None:
 
     return PayPalSettings(
         client_id=given["PAYPAL_CLIENT_ID"],
-        client_secret=given["PAYPAL_CLIENT_SECRET"],
+        client_secret=Secret(given["PAYPAL_CLIENT_SECRET"]),
         merchant_id=given["PAYPAL_MERCHANT_ID"],
         live=mode == "live",
         api_base=(given["PAYPAL_API_BASE"] or _API_BASE[mode]).rstrip("/"),
@@ -125,26 +132,43 @@ def read_settings(environment: Mapping[str, str]) -> PayPalSettings | None:
 
 def _is_ours(address: str) -> bool:
     """Whether PAYPAL_API_BASE replaces PayPal's own addresses, so that certificates come from there as well."""
-    return bool(address) and urlsplit(address).hostname not in _SANDBOX_HOSTS
+    try:
+        return bool(address) and urlsplit(address).hostname not in _SANDBOX_HOSTS
+    except ValueError:
+        return False
 
 
 def _mode_problems(given: Mapping[str, str], mode: str) -> list[str]:
     if mode not in _API_BASE:
         return ["PAYPAL_ENVIRONMENT must be 'sandbox' or 'live'."]
     if mode == "sandbox":
-        return []
+        return _twin_problems(given)
     problems = [
         f"{name} must not be set while PAYPAL_ENVIRONMENT is 'live', since real money goes only to PayPal's own "
         f"address: remove {name}, or set PAYPAL_ENVIRONMENT to 'sandbox'."
         for name in ("PAYPAL_API_BASE", "PAYPAL_JS_URL")
         if given[name]
     ]
-    if given["PAYPAL_CLIENT_ID"].startswith("sandbox"):
-        problems.append(
-            "PAYPAL_CLIENT_ID belongs to the offline sandbox while PAYPAL_ENVIRONMENT is 'live': "
-            "set the live app's client ID, or set PAYPAL_ENVIRONMENT to 'sandbox'."
-        )
+    problems += [
+        f"{name} belongs to the offline sandbox while PAYPAL_ENVIRONMENT is 'live': "
+        f"{_FIX[name]}, or set PAYPAL_ENVIRONMENT to 'sandbox'."
+        for name in ("PAYPAL_CLIENT_ID", "PAYPAL_CLIENT_SECRET")
+        if given[name].startswith("sandbox")
+    ]
     return problems
+
+
+def _twin_problems(given: Mapping[str, str]) -> list[str]:
+    """The offline twin's well-known keys are of no use at PayPal's own addresses."""
+    if _is_ours(given["PAYPAL_API_BASE"]):
+        return []
+    wellknown = {"PAYPAL_CLIENT_ID": _SANDBOX_CLIENT_ID, "PAYPAL_CLIENT_SECRET": _SANDBOX_CLIENT_SECRET}
+    return [
+        f"{name} is the offline sandbox's, which PayPal does not know: {_FIX[name]}, or set PAYPAL_API_BASE to the "
+        "offline sandbox's address."
+        for name, value in wellknown.items()
+        if given[name] == value
+    ]
 
 
 def _webhook_problems(value: str | None) -> list[str]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import structlog
 
 from paidonce.errors import OutcomeUnknown
-from paidonce.gateways.base import DisputeSnapshot, RefundSnapshot
+from paidonce.gateways.base import DisputeSnapshot, RefundSnapshot, keepable
 from paidonce.gateways.paypal import disputes, wire
 from paidonce.gateways.paypal.client import Answer, NotPermitted, PayPalClient
 from paidonce.money import Money
@@ -45,8 +45,8 @@ class Aftersales:
         return replace(made, refund_id=refund_id)
 
     async def _read_again(self, made: Answer) -> RefundSnapshot:
-        ref = made.body.get("id")
-        if not isinstance(ref, str) or not ref:
+        ref = keepable(made.body.get("id"))
+        if ref is None:
             raise OutcomeUnknown("PayPal's answer to a refund can't be read", request_id=made.debug_id)
         answer = await self._client.get(_refund_path(ref))
         return _readable(answer, lambda: wire.refund(answer.body, payment_id=None, request_id=answer.debug_id))
@@ -61,8 +61,8 @@ class Aftersales:
 
     async def _refund(self, item: Json, payment_id: str | None) -> RefundSnapshot:
         answer = Answer(200, item, None)
-        ref = item.get("id")
-        if "custom_id" not in item and isinstance(ref, str) and ref:
+        ref = keepable(item.get("id"))
+        if "custom_id" not in item and ref is not None:
             # Orders don't always repeat our id, without which the refund would look like the dashboard's.
             answer = await self._client.get(_refund_path(ref))
         return _readable(answer, lambda: wire.refund(answer.body, payment_id=payment_id, request_id=answer.debug_id))

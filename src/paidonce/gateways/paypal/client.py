@@ -22,6 +22,7 @@ from paidonce.gateways.base import HttpRequest, HttpResponse, Transport
 from paidonce.gateways.paypal import wire
 from paidonce.gateways.repeating import until_answered
 from paidonce.ports import SECOND, Clock, Microseconds
+from paidonce.secret import Secret
 
 log = structlog.get_logger("paidonce.gateways.paypal")
 
@@ -84,13 +85,13 @@ class PayPalClient:
         *,
         base_url: str,
         client_id: str,
-        client_secret: str,
+        client_secret: Secret,
     ) -> None:
         self._transport = transport
         self._clock = clock
         self._base_url = base_url.rstrip("/")
-        pair = f"{client_id}:{client_secret}".encode()
-        self._basic = "Basic " + base64.b64encode(pair).decode("ascii")
+        pair = f"{client_id}:{client_secret.get_secret_value()}".encode()
+        self._basic = Secret("Basic " + base64.b64encode(pair).decode("ascii"))
         self._token: _Token | None = None
         self._renewing = False
 
@@ -182,7 +183,7 @@ class PayPalClient:
     async def _new_token(self, call: _Call) -> _Token:
         headers = {
             "accept": "application/json",
-            "authorization": self._basic,
+            "authorization": self._basic.get_secret_value(),
             "content-type": "application/x-www-form-urlencoded",
         }
         url = self._base_url + "/v1/oauth2/token"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from paidonce.gateways.base import DisputeProgress, DisputeSnapshot
+from paidonce.gateways.base import DisputeProgress, DisputeSnapshot, keepable
 from paidonce.gateways.paypal.wire import Unreadable, money_from_wire
 
 Json = Mapping[str, Any]
@@ -103,11 +103,11 @@ def outcome_of(data: Json) -> Json:
 
 def snapshot(data: Json) -> DisputeSnapshot:
     """What a dispute says. Raises `Unreadable` if it lacks an id, a status or an amount."""
-    ref, status, reason = identifier(data), data.get("status"), data.get("reason")
-    if not isinstance(status, str) or not status:
+    ref, status = identifier(data), keepable(data.get("status"))
+    if status is None:
         raise Unreadable("the dispute has no status")
     outcome = outcome_of(data)
-    code, refunded = outcome.get("outcome_code"), outcome.get("amount_refunded")
+    code, refunded = keepable(outcome.get("outcome_code")), outcome.get("amount_refunded")
     told = progress(status, code)
     amount = money_from_wire(data.get("dispute_amount"))
     if told is DisputeProgress.LOST and refunded is not None:
@@ -118,8 +118,8 @@ def snapshot(data: Json) -> DisputeSnapshot:
         progress=told,
         amount=amount,
         withdrawn=_withdrawn(told, data.get("dispute_life_cycle_stage")),
-        reason=reason if isinstance(reason, str) else None,
-        raw_status="/".join([status, *([code] if isinstance(code, str) else [])]),
+        reason=keepable(data.get("reason")),
+        raw_status="/".join([status, *([code] if code else [])]),
     )
 
 

@@ -21,6 +21,12 @@ _IDENTIFIER = re.compile(r"[!-~]{1,255}")
 _OURS = re.compile(r"pay_[0-9A-Za-z_-]{1,120}")
 _TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# What a webhook at PayPal has to be subscribed to, so that nothing has to wait for recovery's own looks.
+NEEDED_EVENTS = frozenset(
+    {"CHECKOUT.ORDER.APPROVED", "CHECKOUT.PAYMENT-APPROVAL.REVERSED"}
+    | {f"PAYMENT.CAPTURE.{what}" for what in ("COMPLETED", "PENDING", "DENIED", "REFUNDED", "REVERSED")}
+    | {f"CUSTOMER.DISPUTE.{what}" for what in ("CREATED", "UPDATED", "RESOLVED")}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -14,16 +14,20 @@ from paidonce.gateways.base import (
     Component,
     CreateRequest,
     Decline,
+    Finding,
+    Needs,
     Opened,
     Progress,
     RefundSnapshot,
     Snapshot,
     WebhookEvent,
+    keepable,
 )
-from paidonce.gateways.paypal import wire
+from paidonce.gateways.paypal import checkup, wire
 from paidonce.gateways.paypal.aftersales import Aftersales
 from paidonce.gateways.paypal.client import Answer, PayPalClient
 from paidonce.money import Money
+from paidonce.secret import Secret
 
 if TYPE_CHECKING:
     from paidonce.gateways.paypal.webhook import Webhooks
@@ -50,7 +54,7 @@ class PayPalSettings:
     """The checked settings of one PayPal account."""
 
     client_id: str
-    client_secret: str = field(repr=False)
+    client_secret: Secret
     merchant_id: str
     live: bool
     api_base: str
@@ -91,6 +95,15 @@ class PayPalGateway:
         """The merchant named by PAYPAL_MERCHANT_ID; every order's `payee.merchant_id` is compared with it."""
         return Account(self._settings.merchant_id, self._settings.live)
 
+    @property
+    def live(self) -> bool:
+        """Whether PAYPAL_ENVIRONMENT is live."""
+        return self._settings.live
+
+    async def checkup(self, needs: Needs) -> Sequence[Finding]:
+        """Permissions, the webhook and its events."""
+        return await checkup.findings(self._client, self._settings, needs)
+
     async def create(self, request: CreateRequest) -> Opened:
         """Create the order. It moves no money."""
         body = wire.order_request(request)
@@ -109,7 +122,8 @@ class PayPalGateway:
         answer, snapshot = await self._read(ref)
         if not details:
             return snapshot
-        captures = [one["id"] for one in wire.captures(answer.body) if isinstance(one.get("id"), str)]
+        told = [keepable(one.get("id")) for one in wire.captures(answer.body)]
+        captures = [one for one in told if one is not None]
         return replace(
             snapshot,
             refunds=await self._aftersales.refunds(answer.body, snapshot.payment_id),
@@ -178,6 +192,7 @@ class PayPalGateway:
             assets=Path(__file__).parent / "assets",
             attributes={"client-id": self._settings.client_id, "script-url": self._settings.js_url},
             csp=self._csp(),
+            scripts=self._scripts(),
         )
 
     def attributes(self, amount: Money) -> Mapping[str, str]:
@@ -194,6 +209,12 @@ class PayPalGateway:
             address = urlsplit(self._settings.js_url)
             sources = (f"{address.scheme}://{address.netloc}",)
         return dict.fromkeys(_CSP_DIRECTIVES, sources)
+
+    def _scripts(self) -> dict[str, str]:
+        scripts = {self._settings.js_url: "PayPal's SDK: draws the button and opens PayPal's window"}
+        if not self._settings.js_url_is_ours:
+            scripts |= dict.fromkeys(_PAYPAL_SOURCES, "what PayPal's SDK loads for itself")
+        return scripts
 
     def _opened(self, snapshot: Snapshot) -> Opened:
         return Opened(snapshot, {"order_id": snapshot.ref, "client_id": self._settings.client_id})

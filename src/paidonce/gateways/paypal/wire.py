@@ -18,6 +18,7 @@ from paidonce.gateways.base import (
     RefundProgress,
     RefundSnapshot,
     Snapshot,
+    keepable,
 )
 from paidonce.money import Money, MoneyError, from_decimal_string, iso_exponent, rescale, to_decimal_string
 
@@ -196,7 +197,7 @@ def snapshot(order: Json, *, live: bool, request_id: str | None = None) -> Snaps
         order_id=_same(units, "reference_id"),
         account=_same([_object(unit.get("payee")) for unit in units], "merchant_id"),
         live=live,
-        raw_status="/".join([status, *(str(one.get("status")) for one in [*reserved, *found])]),
+        raw_status="/".join([status, *(keepable(one.get("status")) or "unknown" for one in [*reserved, *found])]),
         request_id=request_id,
         fee=_fee(found),
         **told,
@@ -284,15 +285,15 @@ def refund(data: Json, *, payment_id: str | None, request_id: str | None = None)
 
     `payment_id` is what the order's own `custom_id` says: PayPal repeats that one on a refund made at its dashboard.
     """
-    status, ours = _text(data, "status"), data.get("custom_id")
+    status, ours = _text(data, "status"), keepable(data.get("custom_id"))
     reason = _object(data.get("status_details")).get("reason")
     return RefundSnapshot(
         ref=_text(data, "id"),
         progress=refund_progress(status),
         amount=money_from_wire(data.get("amount")),
-        refund_id=ours if isinstance(ours, str) and ours and ours != payment_id else None,
+        refund_id=ours if ours != payment_id else None,
         raw_status=status,
-        failure_reason=reason if isinstance(reason, str) else None,
+        failure_reason=keepable(reason),
         request_id=request_id,
     )
 
@@ -355,11 +356,11 @@ def _captures(found: Sequence[Json]) -> dict[str, Any] | None:
 
 def _pending_reason(capture: Json) -> str:
     reason = _object(capture.get("status_details")).get("reason")
-    return reason if isinstance(reason, str) else str(capture.get("status"))
+    return keepable(reason) or keepable(capture.get("status")) or "unknown"
 
 
 def _capture_decline(capture: Json) -> Decline:
-    status = str(capture.get("status"))
+    status = keepable(capture.get("status")) or "unknown"
     code = DeclineCode.INSTRUMENT_DECLINED if status == "DECLINED" else DeclineCode.PROCESSING_ERROR
     return Decline(code, recoverable=False, raw_code=f"CAPTURE_{status}")
 
@@ -381,9 +382,10 @@ def speaks_for_the_key(code: str) -> bool:
 
 def issues(body: Json) -> tuple[str, ...]:
     """The `details[].issue` of an error body, in order; its `name` if it has none."""
-    found = [detail["issue"] for detail in _objects(body.get("details")) if isinstance(detail.get("issue"), str)]
-    name = body.get("name")
-    return tuple(found) or ((name,) if isinstance(name, str) else ())
+    told = [*(detail.get("issue") for detail in _objects(body.get("details")))]
+    found = tuple(filter(None, map(keepable, told)))
+    name = keepable(body.get("name"))
+    return found or ((name,) if name else ())
 
 
 def debug_id(body: Json) -> str | None:
@@ -393,8 +395,8 @@ def debug_id(body: Json) -> str | None:
 
 
 def _text(value: Json, name: str) -> str:
-    found = value.get(name)
-    if not isinstance(found, str) or not found:
+    found = keepable(value.get(name))
+    if found is None:
         raise Unreadable(f"{name} is missing")
     return found
 
@@ -422,5 +424,4 @@ def _total(amounts: Sequence[Any]) -> Money:
 def _same(objects: Sequence[Json], name: str) -> str | None:
     """The value that all objects share, else None: ours never differ, so a difference must not look like a match."""
     values = {item.get(name) for item in objects if isinstance(item.get(name), str | None)}
-    value = values.pop() if len(values) == 1 else None
-    return value if isinstance(value, str) else None
+    return keepable(values.pop()) if len(values) == 1 else None

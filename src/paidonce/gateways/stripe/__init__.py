@@ -18,6 +18,12 @@ class StripeProvider:
 
     name = "stripe"
     settings = NAMES
+    secret_settings = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET")
+    # Keys, and the client secrets of its objects (pi_…_secret_…, cs_test_…_secret_…).
+    secret_shapes = (
+        r"(?:sk|rk)_(?:live|test)_[A-Za-z0-9_]+",
+        r"[a-z]{2,8}_(?:(?:test|live)_)?[A-Za-z0-9]+_secret_[A-Za-z0-9_]+",
+    )
 
     def configure(self, environment: Mapping[str, str], transport: Transport, clock: Clock) -> StripeGateway | None:
         """The gateway, or None without keys. Raises `ConfigError` naming each wrong setting and the fix."""

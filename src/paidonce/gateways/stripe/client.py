@@ -19,6 +19,7 @@ from paidonce.gateways.base import HttpRequest, HttpResponse, Transport
 from paidonce.gateways.stripe import policy
 from paidonce.gateways.stripe.wire import API_VERSION
 from paidonce.ports import SECOND, Clock
+from paidonce.secret import Secret
 
 # A buyer waits for the sum of all tries; recovery goes on with the same key where this ends.
 TOTAL_DEADLINE_SECONDS = 20.0
@@ -141,11 +142,11 @@ def _unknown(outcome: _Outcome) -> OutcomeUnknown | None:
 class StripeApi:
     """GET and POST at Stripe. Raises only `errors.GatewayError`; a key must be committed before its call."""
 
-    def __init__(self, secret_key: str, api_base: str, transport: Transport, clock: Clock) -> None:
+    def __init__(self, secret_key: Secret, api_base: str, transport: Transport, clock: Clock) -> None:
         # Left on, the package writes a file into the user's configuration folder and times our calls for Stripe.
         stripe.enable_telemetry = False
         self._client = stripe.StripeClient(
-            secret_key,
+            secret_key.get_secret_value(),
             stripe_version=API_VERSION,
             base_addresses={"api": api_base},
             max_network_retries=0,

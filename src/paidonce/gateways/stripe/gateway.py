@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ from paidonce.gateways.base import (
     Account,
     Component,
     CreateRequest,
+    Finding,
+    Needs,
     Opened,
     Progress,
     RefundSnapshot,
@@ -20,9 +22,9 @@ from paidonce.gateways.base import (
     Transport,
     WebhookEvent,
 )
-from paidonce.gateways.stripe import webhook, wire
+from paidonce.gateways.stripe import checkup, webhook, wire
 from paidonce.gateways.stripe.client import Answer, StripeApi
-from paidonce.gateways.stripe.settings import Settings, component_csp
+from paidonce.gateways.stripe.settings import Settings, component_csp, component_scripts
 from paidonce.money import Money
 from paidonce.ports import Clock
 
@@ -121,7 +123,7 @@ class StripeGateway:
         return webhook.read(
             headers.get(webhook.HEADER),
             body,
-            secrets=self._settings.webhook_secrets,
+            secrets=[secret.get_secret_value() for secret in self._settings.webhook_secrets],
             now=self._clock.now(),
             live=self._settings.live,
             account=None if self._account is None else self._account.id,
@@ -135,11 +137,21 @@ class StripeGateway:
             assets=Path(__file__).parent / "assets",
             attributes={"publishable-key": self._settings.publishable_key, "script-url": self._settings.js_url},
             csp=component_csp(self._settings),
+            scripts=component_scripts(self._settings),
         )
 
     def attributes(self, amount: Money) -> Mapping[str, str]:
         """Amount and currency as Stripe's Elements want them. Raises `money.MoneyError` like `check_amount`."""
         return {"amount": str(wire.to_stripe(amount)), "currency": amount.currency.lower()}
+
+    @property
+    def live(self) -> bool:
+        """Whether the keys are live ones."""
+        return self._settings.live
+
+    async def checkup(self, needs: Needs) -> Sequence[Finding]:
+        """Account, webhook endpoint and its events."""
+        return await checkup.findings(self._api, self._settings, needs)
 
     async def aclose(self) -> None:
         """Nothing to free: the transport is shared."""

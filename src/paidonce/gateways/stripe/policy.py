@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from paidonce.errors import GatewayBusy, GatewayError, GatewayMisconfigured, GatewayRefused, OutcomeUnknown
-from paidonce.gateways.base import HttpResponse
+from paidonce.gateways.base import HttpResponse, keepable
 
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_DETAIL = 300
@@ -94,7 +94,7 @@ def raise_for(response: HttpResponse) -> dict[str, Any]:
 def to_error(response: HttpResponse, error: Mapping[str, Any]) -> GatewayError:
     """The `GatewayError` for a refusal of Stripe's; `error` is the body's error object, or empty."""
     status, request = response.status, request_id(response)
-    code = str(error.get("code") or error.get("type") or status)
+    code = keepable(error.get("code")) or keepable(error.get("type")) or str(status)
     detail = f"Stripe answered {status} {code}: {scrubbed(error.get('message'))}"
     if status >= 500 or status < 400 or not error:
         return OutcomeUnknown(detail, request_id=request, replayed=status >= 500 and is_replay(response))
@@ -111,7 +111,7 @@ def to_error(response: HttpResponse, error: Mapping[str, Any]) -> GatewayError:
 
 def request_id(response: HttpResponse) -> str | None:
     """Stripe's id of the request, which its support asks for."""
-    return response.headers.get("request-id")
+    return keepable(response.headers.get("request-id"))
 
 
 def scrubbed(message: object) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from paidonce.errors import ConfigError
+from paidonce.secret import Secret
 
 NAMES = (
     "STRIPE_SECRET_KEY",
@@ -25,6 +26,8 @@ _SECRET_PREFIXES = {"sk_test_": False, "rk_test_": False, "sk_live_": True, "rk_
 _PUBLISHABLE_PREFIXES = {"pk_test_": False, "pk_live_": True}
 
 
+# The offline twin's keys end like this; Stripe's own never do.
+_SANDBOX_KEY = re.compile(r"(sk|rk|pk)_test_sandbox\w*", re.ASCII)
 # Everybody can read it here, so it proves nothing outside the offline twin.
 SANDBOX_WEBHOOK_SECRET = "whsec_offline_sandbox_only"  # noqa: S105
 _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{7,250}")
@@ -38,9 +41,9 @@ class Settings:
     webhooks.
     """
 
-    secret_key: str = field(repr=False)
+    secret_key: Secret
     publishable_key: str
-    webhook_secrets: tuple[str, ...] = field(repr=False)
+    webhook_secrets: tuple[Secret, ...]
     api_base: str
     js_url: str
     live: bool
@@ -68,12 +71,13 @@ def read_settings(environment: Mapping[str, str]) -> Settings | None:
         *_base_problems(api_base),
     ]
     problems += _live_problems(live, api_base, js_url)
+    problems += _twin_problems(values, webhook_secrets, api_base)
     if problems:
         raise ConfigError(problems)
     return Settings(
-        secret_key=values["STRIPE_SECRET_KEY"],
+        secret_key=Secret(values["STRIPE_SECRET_KEY"]),
         publishable_key=values["STRIPE_PUBLISHABLE_KEY"],
-        webhook_secrets=webhook_secrets,
+        webhook_secrets=tuple(map(Secret, webhook_secrets)),
         api_base=api_base,
         js_url=js_url,
         live=live,
@@ -100,6 +104,14 @@ def component_csp(settings: Settings) -> dict[str, tuple[str, ...]]:
         "connect-src": tuple(dict.fromkeys((own, _origin(settings.api_base)))),
         "img-src": (own,),
     }
+
+
+def component_scripts(settings: Settings) -> dict[str, str]:
+    """What the scripts from Stripe are on the pay page for."""
+    scripts = {settings.js_url: "Stripe.js: puts the card fields into a frame of Stripe's and confirms the payment"}
+    if settings.js_url.startswith("https://js.stripe.com/"):
+        scripts["https://js.stripe.com"] = scripts["https://*.js.stripe.com"] = "what Stripe.js loads for itself"
+    return scripts
 
 
 def _key_problems(secret: str, publishable: str) -> list[str]:
@@ -182,6 +194,20 @@ def _live_problems(live: bool, api_base: str, js_url: str) -> list[str]:
         "Live keys and cards must reach Stripe only."
         for name, url, is_stripes_own in checks
         if live and not is_stripes_own(url)
+    ]
+
+
+def _twin_problems(values: Mapping[str, str], webhook_secrets: Sequence[str], api_base: str) -> list[str]:
+    """The offline twin's well-known values are of no use at Stripe, and its signing secret lets anybody send events."""
+    if api_base != API_BASE:
+        return []
+    wrong = [name for name in NAMES[:2] if _SANDBOX_KEY.fullmatch(values[name])]
+    if SANDBOX_WEBHOOK_SECRET in webhook_secrets and not values[NAMES[0]].startswith(("sk_live_", "rk_live_")):
+        wrong.append("STRIPE_WEBHOOK_SECRET")
+    return [
+        f"{name} is the offline sandbox's, which everybody knows, while STRIPE_API_BASE is Stripe's own address: set "
+        "your account's own value, or set STRIPE_API_BASE to the offline sandbox's address."
+        for name in wrong
     ]
 
 

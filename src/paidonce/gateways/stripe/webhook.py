@@ -46,6 +46,11 @@ _DISPUTE_EVENTS = frozenset(
 # Whether the money left is not told by a dispute's state, so the other three types are always looked up.
 _TELLING_DISPUTE_EVENTS = frozenset({"charge.dispute.created", "charge.dispute.closed"})
 
+# What an endpoint at Stripe has to be subscribed to, so that nothing has to wait for recovery's own looks.
+NEEDED_EVENTS = (
+    _INTENT_EVENTS | _DISPUTE_EVENTS | {"charge.refunded", "refund.created", "refund.updated", "refund.failed"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _News:

@@ -17,6 +17,7 @@ from paidonce.gateways.base import (
     RefundProgress,
     RefundSnapshot,
     Snapshot,
+    keepable,
 )
 from paidonce.money import Money, MoneyError, iso_exponent, rescale
 
@@ -214,8 +215,8 @@ def refund(data: Mapping[str, Any], ref: str, *, request_id: str | None = None) 
         progress=refund_progress_of(status),
         amount=from_stripe(data.get("amount"), data.get("currency")),
         refund_id=_metadata(data, "refund_id"),
-        raw_status=status if isinstance(status, str) else "unknown",
-        failure_reason=reason if isinstance(reason, str) else None,
+        raw_status=keepable(status) or "unknown",
+        failure_reason=keepable(reason),
         request_id=request_id,
     )
 
@@ -244,7 +245,7 @@ def dispute(data: Mapping[str, Any], ref: str) -> DisputeSnapshot:
         progress=dispute_progress_of(status),
         amount=from_stripe(data.get("amount"), data.get("currency")),
         withdrawn=_withdrawn(data, status),
-        reason=reason if isinstance(reason, str) else None,
+        reason=keepable(reason),
         raw_status=status,
     )
 
@@ -269,7 +270,7 @@ def reference(data: Mapping[str, Any], name: str) -> str | None:
     value = data.get(name)
     if isinstance(value, Mapping):
         value = value.get("id")
-    return value if isinstance(value, str) and value else None
+    return keepable(value)
 
 
 def client_secret(intent: Mapping[str, Any]) -> str:
@@ -290,12 +291,14 @@ def decline(error: Mapping[str, Any]) -> Decline:
     Lost, stolen and suspected cards read as a plain decline: the buyer must not learn more (Stripe's own advice).
     """
     code, reason = error.get("code"), error.get("decline_code")
+    charge = reference(error, "charge")
     for raw in (reason, code):
         if isinstance(raw, str) and raw in _DECLINES:
-            return Decline(_DECLINES[raw], recoverable=True, raw_code=raw)
-    raw = next((str(word) for word in (reason, code, error.get("type")) if word), "unknown")
+            return Decline(_DECLINES[raw], recoverable=True, raw_code=raw, ref=charge)
+    raw = next(filter(None, map(keepable, (reason, code, error.get("type")))), "unknown")
     by_card = code == "card_declined" or error.get("type") == "card_error"
-    return Decline(DeclineCode.CARD_DECLINED if by_card else DeclineCode.REFUSED, recoverable=True, raw_code=raw)
+    plain = DeclineCode.CARD_DECLINED if by_card else DeclineCode.REFUSED
+    return Decline(plain, recoverable=True, raw_code=raw, ref=charge)
 
 
 def told_by_the_intent(code: str) -> bool:
@@ -377,12 +380,11 @@ def _last_decline(intent: Mapping[str, Any]) -> Decline | None:
 
 def _metadata(intent: Mapping[str, Any], name: str) -> str | None:
     metadata = intent.get("metadata")
-    value = metadata.get(name) if isinstance(metadata, Mapping) else None
-    return value if isinstance(value, str) else None
+    return keepable(metadata.get(name)) if isinstance(metadata, Mapping) else None
 
 
 def _text(data: Mapping[str, Any], name: str) -> str:
-    value = data.get(name)
-    if not isinstance(value, str) or not value:
+    value = keepable(data.get(name))
+    if value is None:
         raise WireError(f"{name} is missing")
     return value

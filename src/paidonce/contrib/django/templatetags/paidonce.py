@@ -7,10 +7,14 @@ from typing import Any
 from django import template
 from django.conf import settings
 from django.middleware.csrf import get_token
+from django.templatetags.static import static
 from django.urls import reverse
+
+from paidonce.contrib.django.integrity import of_static_files
 
 register = template.Library()
 
+_MODULES = ("paidonce/django.js", "paidonce/payment-methods.js")
 _SOME_ORDER = "x"
 _END = f"/api/orders/{_SOME_ORDER}/payment-methods"
 
@@ -22,12 +26,13 @@ def paidonce_components(context: Any, order: Any, next: Any = "") -> dict[str, A
     The page asks the API which ways there are, so this reads no database and works inside of a host's transaction.
     """
     request = context["request"]
+    # Of Django's own policy, and of the package django-csp.
+    nonce = str(context.get("csp_nonce") or getattr(request, "csp_nonce", ""))
     return {
         "order": getattr(order, "pk", order),
         "next": str(next),
         "api_base": reverse("paidonce:payment-methods", args=[_SOME_ORDER]).removesuffix(_END),
         "csrf_header": settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-"),
         "csrf_token": get_token(request),
-        # Of Django's own policy, and of the package django-csp.
-        "nonce": context.get("csp_nonce") or getattr(request, "csp_nonce", ""),
+        "scripts": of_static_files().scripts([static(name) for name in _MODULES], nonce=nonce),
     }

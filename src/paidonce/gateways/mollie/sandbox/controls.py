@@ -58,6 +58,8 @@ CONTROLS: tuple[Control, ...] = (
         "The bank gives a chargeback's money back to the merchant.",
         {"chargeback": "the chargeback's id (chb_…)"},
     ),
+    Control("block_profile", "Mollie takes the profile's right to payments away; the profile shows it.", {}),
+    Control("switch_methods_off", "Somebody switches every payment method of the profile off; the list shows it.", {}),
 )
 
 
@@ -81,6 +83,8 @@ class Controls:
             "fail_capture": self._fail_capture,
             "open_dispute": self._open_dispute,
             "reverse_dispute": self._reverse_dispute,
+            "block_profile": self._block_profile,
+            "switch_methods_off": self._switch_methods_off,
         }
 
     def run(self, name: str, params: Mapping[str, str], now: Microseconds) -> Result:
@@ -177,6 +181,16 @@ class Controls:
         _require(chargeback["reversed_at"] is None, "the chargeback is reversed already")
         self._payments.reverse(self._payments.get(chargeback["payment"], now), chargeback, now)
         return {"chargeback": chargeback["id"], "status": "reversed"}
+
+    def _block_profile(self, params: Mapping[str, str], now: Microseconds) -> Result:
+        del params, now
+        self._state.profile_status = "blocked"
+        return {"profile": "blocked"}
+
+    def _switch_methods_off(self, params: Mapping[str, str], now: Microseconds) -> Result:
+        del params, now
+        self._state.methods = []
+        return {"methods": "none"}
 
     def _payment(self, params: Mapping[str, str], now: Microseconds) -> Json:
         return self._payments.get(params["payment"], now)

@@ -18,7 +18,7 @@ from paidonce.gateways.mollie.sandbox.controls import CONTROLS, Controls
 from paidonce.gateways.mollie.sandbox.payments import CHOICES, Payments
 from paidonce.gateways.mollie.sandbox.replies import Context, Refused, answer, first_values, refusal
 from paidonce.gateways.mollie.sandbox.shapes import Shapes, money
-from paidonce.gateways.mollie.sandbox.state import KEY_SECONDS, PROFILE_ID, State
+from paidonce.gateways.mollie.sandbox.state import KEY_SECONDS, State
 from paidonce.gateways.mollie.settings import SANDBOX_KEY
 from paidonce.ports import SECOND, Microseconds
 
@@ -151,7 +151,9 @@ class MollieSandbox:
     def _route(self, context: Context, steps: list[str]) -> HttpResponse:
         match context.method, steps:
             case "GET", ["profiles", "me"]:
-                return answer(200, {"resource": "profile", "id": PROFILE_ID, "mode": "test", "name": "Offline sandbox"})
+                return answer(200, self._shapes.profile())
+            case "GET", ["methods"]:
+                return answer(200, self._shapes.methods(context.query.get("amount[currency]", "EUR")))
             case "POST", ["payments"]:
                 return answer(201, self._shapes.payment(self._payments.create(context.json(), context.now)))
             case method, ["payments", ref, *rest]:

@@ -53,6 +53,17 @@ class Shapes:
         """Where the buyer pays."""
         return f"{self._base_url}/checkout/select-method/{payment['id'].removeprefix('tr_')}"
 
+    def profile(self) -> Json:
+        """https://docs.mollie.com/reference/get-current-profile"""
+        named = {"resource": "profile", "id": PROFILE_ID, "name": "Offline sandbox"}
+        return {**named, "mode": "test", "status": self._state.profile_status}
+
+    def methods(self, currency: str) -> Json:
+        """https://docs.mollie.com/reference/list-methods: those that are switched on and take the currency."""
+        fit = [one for one in self._state.methods if one != "banktransfer" or currency == "EUR"]
+        items = [{"resource": "method", "id": one, "description": one, "status": "activated"} for one in fit]
+        return {"count": len(items), "_embedded": {"methods": items}}
+
     def payment(self, payment: Json) -> Json:
         """https://docs.mollie.com/reference/get-payment"""
         shown: Json = {

@@ -38,6 +38,8 @@ class State:
         self.pend_refunds = False
         self.pend_captures = False
         self.keep_rests = False
+        self.profile_status = "verified"
+        self.methods = ["creditcard", "banktransfer"]  # What the profile has switched on.
 
     def dump(self) -> str:
         """The whole state as JSON."""

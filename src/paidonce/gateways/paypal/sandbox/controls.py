@@ -9,6 +9,7 @@ from paidonce.gateways.base import Control
 from paidonce.gateways.controls import given
 from paidonce.gateways.paypal.sandbox import units
 from paidonce.gateways.paypal.sandbox.disputes import STAGES, Disputes
+from paidonce.gateways.paypal.sandbox.endpoints import Endpoints
 from paidonce.gateways.paypal.sandbox.orders import Orders
 from paidonce.gateways.paypal.sandbox.payments import Payments
 from paidonce.gateways.paypal.sandbox.replies import Refused
@@ -54,14 +55,23 @@ CONTROLS: tuple[Control, ...] = (
     Control("expire_authorization", "The reserved money is let go.", {"order": _ORDER}),
     Control("reverse_approval", "PayPal takes an unused approval back.", {"order": _ORDER}),
     Control("revoke_tokens", "PayPal forgets every access token.", {}),
+    Control(
+        "unsubscribe",
+        "Somebody takes an event off the webhook's list; the list shows it, and the twin delivers it still.",
+        {"event": "the event's type, such as PAYMENT.CAPTURE.REFUNDED"},
+    ),
+    Control("remove_endpoint", "Somebody deletes the webhook; that is shown as well.", {}),
 )
 
 
 class Controls:
     """Carries out one of `CONTROLS`."""
 
-    def __init__(self, state: State, orders: Orders, payments: Payments, disputes: Disputes) -> None:
+    def __init__(
+        self, state: State, orders: Orders, payments: Payments, disputes: Disputes, endpoints: Endpoints
+    ) -> None:
         self._state = state
+        self._endpoints = endpoints
         self._orders = orders
         self._payments = payments
         self._disputes = disputes
@@ -77,6 +87,8 @@ class Controls:
             "expire_authorization": self._expire_authorization,
             "reverse_approval": self._reverse_approval,
             "revoke_tokens": self._revoke_tokens,
+            "unsubscribe": self._unsubscribe,
+            "remove_endpoint": self._remove_endpoint,
         }
 
     def run(self, name: str, params: Mapping[str, str], now: Microseconds) -> Result:
@@ -154,6 +166,14 @@ class Controls:
         count = len(self._state.tokens)
         self._state.tokens = {}
         return {"revoked": str(count)}
+
+    def _unsubscribe(self, params: Mapping[str, str], now: Microseconds) -> Result:
+        del now
+        return {"webhook": self._endpoints.unsubscribe(params["event"])["url"], "without": params["event"]}
+
+    def _remove_endpoint(self, params: Mapping[str, str], now: Microseconds) -> Result:
+        del params, now
+        return {"webhook": self._endpoints.remove()["url"], "status": "deleted"}
 
     def _order(self, params: Mapping[str, str], now: Microseconds) -> Json:
         return self._orders.get(params["order"], now)

@@ -16,7 +16,7 @@ from urllib.parse import urlencode, urlsplit
 
 from paidonce.gateways.base import BookEntry, HttpRequest, HttpResponse
 from paidonce.gateways.paypal import wire
-from paidonce.gateways.paypal.sandbox import pages, units
+from paidonce.gateways.paypal.sandbox import endpoints, pages, units
 from paidonce.gateways.paypal.sandbox.controls import CONTROLS, Controls
 from paidonce.gateways.paypal.sandbox.disputes import Disputes
 from paidonce.gateways.paypal.sandbox.news import CERTIFICATES, WEBHOOK_ID, News
@@ -55,7 +55,8 @@ class PayPalSandbox:
         self._orders = Orders(self._state, self._shapes, self._news, requests, unique_invoices=unique_invoices)
         self._payments = Payments(self._state, self._shapes, self._news, requests, self._orders)
         self._disputes = Disputes(self._state, self._shapes, self._news, self._payments)
-        self._controls = Controls(self._state, self._orders, self._payments, self._disputes)
+        self._endpoints = endpoints.Endpoints(self._state, base_url)
+        self._controls = Controls(self._state, self._orders, self._payments, self._disputes, self._endpoints)
 
     def dump(self) -> str:
         """The whole state as JSON."""
@@ -74,6 +75,10 @@ class PayPalSandbox:
         for order in self._state.orders.values():
             self._orders.age(order, now)
         return self._news.take(now)
+
+    def deliver_to(self, shop_url: str) -> None:
+        """Register the shop's webhook, as somebody does at developer.paypal.com."""
+        self._endpoints.deliver_to(f"{shop_url.rstrip('/')}/webhooks/{self.name}")
 
     def look(self, kind: str) -> Mapping[str, Json]:
         """The living records of a kind (`orders`, `refunds`, `disputes`) by id, to be read only."""
@@ -152,6 +157,8 @@ class PayPalSandbox:
                 found = self._payment(context, steps[2:])
             case ["v1", "customer"]:
                 found = self._dispute(context, steps[2:])
+            case ["v1", "notifications"] if (context.method, context.path) == ("GET", endpoints.PATH):
+                found = self._endpoints.listing()
             case _:
                 found = None
         if found is None:

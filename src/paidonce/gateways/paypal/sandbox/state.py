@@ -30,6 +30,7 @@ class State:
         self.news: list[Json] = []  # Webhooks that nobody has taken yet.
         self.books: list[Json] = []
         self.pend_refunds = False
+        self.endpoint: Json | None = None  # Where webhooks go and which, as the API lists it.
         self.keys: dict[str, str] | None = None  # PEM texts, made when the first webhook or certificate is asked for.
 
     def dump(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from paidonce.gateways.base import Control
 from paidonce.gateways.controls import given
 from paidonce.gateways.stripe.sandbox.disputes import Disputes
+from paidonce.gateways.stripe.sandbox.endpoints import Endpoints
 from paidonce.gateways.stripe.sandbox.intents import CANCELABLE, Intents
 from paidonce.gateways.stripe.sandbox.refunds import Refunds
 from paidonce.gateways.stripe.sandbox.replies import SandboxError
@@ -39,6 +40,14 @@ CONTROLS: tuple[Control, ...] = (
     Control("close_dispute", "The bank decides the dispute.", {"dispute": _DISPUTE, "outcome": "won or lost"}),
     Control("expire_authorization", "The bank lets the reserved money go.", {"ref": _INTENT}),
     Control("cancel", "Staff cancel the payment at Stripe's dashboard.", {"ref": _INTENT}),
+    Control(
+        "unsubscribe",
+        "Somebody takes an event off the webhook endpoint's list; the list shows it, and the twin delivers it still.",
+        {"event": "the event's type, such as charge.refunded"},
+    ),
+    Control("disable_endpoint", "Somebody switches the webhook endpoint off; that is shown as well.", {}),
+    Control("remove_endpoint", "Somebody deletes the webhook endpoint; that is shown as well.", {}),
+    Control("question_account", "Stripe wants papers of the merchant first; the account shows it.", {}),
 )
 
 Result = Mapping[str, str]
@@ -48,8 +57,11 @@ _OPTIONAL = frozenset({"amount", "inquiry"})
 class Controls:
     """Carries out one of `CONTROLS`."""
 
-    def __init__(self, store: Store, intents: Intents, refunds: Refunds, disputes: Disputes) -> None:
+    def __init__(
+        self, store: Store, intents: Intents, refunds: Refunds, disputes: Disputes, endpoints: Endpoints
+    ) -> None:
         self._store = store
+        self._endpoints = endpoints
         self._intents = intents
         self._refunds = refunds
         self._disputes = disputes
@@ -64,6 +76,10 @@ class Controls:
             "close_dispute": self._close_dispute,
             "expire_authorization": self._expire_authorization,
             "cancel": self._cancel,
+            "unsubscribe": self._unsubscribe,
+            "disable_endpoint": self._disable_endpoint,
+            "remove_endpoint": self._remove_endpoint,
+            "question_account": self._question_account,
         }
 
     def run(self, name: str, params: Mapping[str, str], now: int) -> Result:
@@ -113,6 +129,19 @@ class Controls:
             raise ValueError(f"the intent is {record['object']['status']} and can't be canceled")
         self._intents.end(record, now, reason="requested_by_customer")
         return _told("ref", record)
+
+    def _unsubscribe(self, params: Mapping[str, str], _: int) -> Result:
+        return {"endpoint": self._endpoints.unsubscribe(params["event"])["url"], "without": params["event"]}
+
+    def _disable_endpoint(self, _: Mapping[str, str], __: int) -> Result:
+        return {"endpoint": self._endpoints.disable()["url"], "status": "disabled"}
+
+    def _remove_endpoint(self, _: Mapping[str, str], __: int) -> Result:
+        return {"endpoint": self._endpoints.remove()["url"], "status": "deleted"}
+
+    def _question_account(self, _: Mapping[str, str], __: int) -> Result:
+        self._store.state["charges_enabled"] = False
+        return {"charges_enabled": "false"}
 
     def _intent(self, params: Mapping[str, str]) -> Record:
         ref = params["ref"]

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from paidonce.gateways.base import BookEntry, Control, HttpRequest, HttpResponse
 from paidonce.gateways.stripe.sandbox.controls import CONTROLS, Controls
 from paidonce.gateways.stripe.sandbox.disputes import Disputes
+from paidonce.gateways.stripe.sandbox.endpoints import Endpoints
 from paidonce.gateways.stripe.sandbox.events import Events
 from paidonce.gateways.stripe.sandbox.intents import Intents
 from paidonce.gateways.stripe.sandbox.ledger import Ledger
@@ -88,6 +89,10 @@ class StripeSandbox:
         """Replace the state by what `dump` gave."""
         self._use({**new_state(), **json.loads(text)})
 
+    def deliver_to(self, shop_url: str) -> None:
+        """Register the shop's endpoint, as somebody does at Stripe's dashboard."""
+        self._endpoints.deliver_to(f"{shop_url.rstrip('/')}/webhooks/{self.name}")
+
     def plan(self, *faults: str) -> None:
         """Let the next POSTs of the API fail, one after the other.
 
@@ -146,7 +151,8 @@ class StripeSandbox:
             events=self._events,
             due=self._due,
         )
-        self._controls = Controls(self._store, self._intents, self._refunds, self._disputes)
+        self._endpoints = Endpoints(self._store)
+        self._controls = Controls(self._store, self._intents, self._refunds, self._disputes, self._endpoints)
         self._pages = Pages(self._intents)
 
     def _api(self, request: HttpRequest, path: str, query: str, headers: Mapping[str, str], now: int) -> HttpResponse:
@@ -237,7 +243,7 @@ class StripeSandbox:
     def _routes(self) -> tuple[tuple[str, str, bool, Endpoint], ...]:
         intents = "/v1/payment_intents"
         return (
-            ("GET", "/v1/account", False, _show_account),
+            ("GET", "/v1/account", False, self._show_account),
             ("GET", "/v1/elements/sessions", True, _show_session),
             ("GET", intents, False, self._listed("pi")),
             ("POST", intents, False, self._create),
@@ -253,7 +259,24 @@ class StripeSandbox:
             ("GET", r"/v1/disputes/(\w+)", False, self._shown("du")),
             ("GET", "/v1/balance_transactions", False, self._listed("txn", frozenset({"source", "type"}))),
             ("GET", r"/v1/balance_transactions/(\w+)", False, self._shown("txn")),
+            ("GET", "/v1/webhook_endpoints", False, self._endpoints.listed),
         )
+
+    def _show_account(self, call: Call, _: str) -> Reply:
+        return {
+            "id": call.account,
+            "object": "account",
+            "business_type": "company",
+            "charges_enabled": self._state["charges_enabled"],
+            "country": "DE",
+            "created": 1_700_000_000,
+            "default_currency": "eur",
+            "details_submitted": True,
+            "email": "sandbox@example.com",
+            "payouts_enabled": True,
+            "settings": None,
+            "type": "standard",
+        }
 
     def _create(self, call: Call, _: str) -> Reply:
         check_known(call.form, _CREATE)
@@ -325,23 +348,6 @@ def _bearer(authorization: str) -> str:
         except ValueError:
             return ""
     return ""
-
-
-def _show_account(call: Call, _: str) -> Reply:
-    return {
-        "id": call.account,
-        "object": "account",
-        "business_type": "company",
-        "charges_enabled": True,
-        "country": "DE",
-        "created": 1_700_000_000,
-        "default_currency": "eur",
-        "details_submitted": True,
-        "email": "sandbox@example.com",
-        "payouts_enabled": True,
-        "settings": None,
-        "type": "standard",
-    }
 
 
 def _show_session(_: Call, __: str) -> Reply:

@@ -54,6 +54,8 @@ def new_state() -> State:
         "next_refund_pends": False,
         "keys": {},
         "faults": [],
+        "endpoint": None,
+        "charges_enabled": True,
     }
 
 

@@ -1,0 +1,211 @@
+"""What keeps one client from trying out stolen cards here, and from holding all the goods with orders it never pays.
+
+Declined attempts are counted in the transaction that learns of them, and open payments in the one that starts another,
+so that neither many processes nor many requests at once get past a bound. No address is kept: only a short tag of its
+network, which thousands of networks share, with an open payment and in the counts of the last hours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+
+from paidonce import counters, payments
+from paidonce.case import Case, intend_void
+from paidonce.core import Actor, Core, Declines
+from paidonce.errors import TooManyAttempts, TooManyDeclines
+from paidonce.ports import SECOND, Transaction
+from paidonce.states import PaymentStatus
+
+# Short on purpose: more than four thousand networks of IPv4 share each tag, so a stolen one tells of nobody.
+_TAG_BITS = 20
+# Whoever holds a whole network of IPv6, as every household does, counts once.
+_IPV6_NETWORK_BITS = 64
+# This part of all declines is free of waits, and the waits double no more often than that.
+_FREE_PART = 5
+_DOUBLINGS = 20
+
+_TOO_MANY_OF_USER = (
+    "Goods are reserved for as many of your unpaid orders as the shop allows ({bound}). Please pay or cancel one of"
+    " them first; then this one can be paid. You have not been charged."
+)
+_TOO_MANY_OF_ADDRESS = (
+    "Too many payments were started from your network and not finished. You have not been charged; please try again"
+    " later."
+)
+_WAIT = (
+    "Several payments were declined. You have not been charged. For your cards' safety, please wait {wait} before you"
+    " try again."
+)
+_ALARM = (
+    "Look whether stolen cards are being tried out here. It is bounded now; the gateway's own tools, such as rules and"
+    " a CAPTCHA, stop it at its source."
+)
+
+
+def network_tag(address: str | None) -> str | None:
+    """A short tag of the network that `address` lies in; None for one that says nothing of who asks.
+
+    Private and loopback addresses are those of a proxy that was not told of, or of this machine: everybody shares them.
+    """
+    try:
+        found = ipaddress.ip_address(address or "")
+    except ValueError:
+        return None
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or found
+    if not found.is_global:
+        return None
+    if isinstance(found, ipaddress.IPv6Address):
+        found = ipaddress.ip_network((found, _IPV6_NETWORK_BITS), strict=False).network_address
+    return _digest(str(found))[: _TAG_BITS // 4]
+
+
+# ── Declined attempts ──────────
+
+
+async def refuse_after_declines(tx: Transaction, core: Core, order_id: str, actor: Actor, *, cleared: bool) -> None:
+    """Raise `TooManyDeclines` while order, buyer or address have to wait after declined attempts.
+
+    `cleared` means that the buyer has passed the shop's challenge, which spares him the waits but not the ends.
+    """
+    if core.policy.declines is None:
+        return
+    now = core.clock.now()
+    subjects = _subjects(order_id, actor.user_id, network_tag(actor.address))
+    ends = [await counters.find(tx, f"end:{one}", now=now) for one in subjects]
+    waits = [] if cleared else [await counters.find(tx, f"wait:{one}", now=now) for one in subjects]
+    until = max((one.expires_at for one in (*ends, *waits) if one is not None), default=now)
+    if until <= now:
+        return
+    seconds = -(-(until - now) // SECOND)
+    raise TooManyDeclines(
+        _WAIT.format(wait=_in_words(seconds)),
+        retry_after_seconds=seconds,
+        challenge_helps=all(one is None for one in ends),
+    )
+
+
+async def count_decline(case: Case) -> bool:
+    """Count a declined attempt of the case's payment. True if the payment is to be ended, which is written down then.
+
+    A payment that a browser can confirm again by itself is ended once it was declined too often, or once its buyer or
+    address were: what it could still try lies beyond our reach otherwise.
+    """
+    declines = case.core.policy.declines
+    if declines is None:
+        return False
+    payment = case.payment
+    over = False
+    # Always in the same order, since each count is locked until the commit.
+    for subject in _subjects(case.order.id, payment.started_by, payment.started_from):
+        over |= await _count(case, declines, subject)
+    tried = await _add(case, declines, f"payment:{payment.id}")
+    ends = payment.captures_in_browser and payment.status is PaymentStatus.AWAITING_BUYER
+    ends = ends and (over or tried.count >= declines.per_payment)
+    if ends:
+        # The right is marked as well, so that no start hands the client values out again meanwhile.
+        await case.save(capture_right="voiding")
+        await intend_void(case.tx, case.core, case.payment)
+    await counters.sweep(case.tx, now=case.now)
+    return ends
+
+
+async def _count(case: Case, declines: Declines, subject: str) -> bool:
+    """Count one more decline of `subject` and let it wait; whether it has reached its end."""
+    whose = subject.partition(":")[0]
+    most: int | None = getattr(declines, f"per_{whose}")
+    if most is None:
+        return False
+    made = await _add(case, declines, subject)
+    beyond = made.count - most // _FREE_PART
+    if made.count >= most:
+        await counters.keep(case.tx, f"end:{subject}", until=made.expires_at)
+    elif beyond > 0:
+        wait = (declines.wait_seconds << min(beyond - 1, _DOUBLINGS)) * SECOND
+        await counters.keep(case.tx, f"wait:{subject}", until=min(case.now + wait, made.expires_at))
+    if made.count == most:
+        # Once per window, since each number is counted once.
+        await case.alarm("card_testing", of=whose, declines=made.count, next_step=_ALARM)
+    return made.count >= most
+
+
+async def _add(case: Case, declines: Declines, subject: str) -> counters.Count:
+    return await counters.add(case.tx, f"declines:{subject}", seconds=declines.window_seconds, now=case.now)
+
+
+def _subjects(order_id: str, user_id: str | None, tag: str | None) -> list[str]:
+    """Whose declines are counted, each with the name of its bound before the colon."""
+    named = (("address", tag), ("order", order_id), ("user", user_id and _digest(user_id)))
+    return [f"{name}:{value}" for name, value in named if value is not None]
+
+
+def _in_words(seconds: int) -> str:
+    minutes = -(-seconds // 60)
+    return f"{seconds} seconds" if seconds < 60 else "a minute" if minutes == 1 else f"{minutes} minutes"
+
+
+# ── Goods held by unpaid orders ──────────
+
+
+async def refuse_more_goods(tx: Transaction, core: Core, order_id: str, actor: Actor) -> None:
+    """Raise `TooManyAttempts` if the buyer, or his address, holds goods for as many other orders as the policy allows.
+
+    Whoever is allowed one more is the only one who asks until this transaction ends.
+    """
+    policy, tag = core.policy, network_tag(actor.address)
+    if policy.open_payments_per_user is not None:
+        await _take_turns(tx, f"user {actor.user_id}")
+        if await _others(tx, core, order_id, "started_by", actor.user_id) >= policy.open_payments_per_user:
+            message = _TOO_MANY_OF_USER.format(bound=policy.open_payments_per_user)
+            raise TooManyAttempts(message, retry_after_seconds=policy.hold_seconds)
+    if policy.open_payments_per_address is not None and tag is not None:
+        await _take_turns(tx, f"address {tag}")
+        if await _others(tx, core, order_id, "started_from", tag) >= policy.open_payments_per_address:
+            raise TooManyAttempts(_TOO_MANY_OF_ADDRESS, retry_after_seconds=policy.hold_seconds)
+
+
+async def remember_goods(tx: Transaction, core: Core, order_id: str, actor: Actor) -> None:
+    """Keep in mind who holds the order's goods: they outlast a payment that its buyer cancels.
+
+    How long they are held says the store; this is forgotten when no hold can be left.
+    """
+    policy, now = core.policy, core.clock.now()
+    tag = network_tag(actor.address)
+    until = now + (policy.longest_hold_seconds + policy.hold_seconds) * SECOND
+    if policy.open_payments_per_user is not None:
+        await counters.keep(tx, _goods("started_by", actor.user_id) + order_id, until=until)
+    if policy.open_payments_per_address is not None and tag is not None:
+        await counters.keep(tx, _goods("started_from", tag) + order_id, until=until)
+    if policy.open_payments_per_user is not None or policy.open_payments_per_address is not None:
+        await counters.sweep(tx, now=now)
+
+
+async def _others(tx: Transaction, core: Core, order_id: str, column: str, value: str) -> int:
+    """For how many orders besides this one the buyer or address holds goods or has an open payment."""
+    now = core.clock.now()
+    holding = await payments.orders_with_open(tx, column, value)
+    for one in await counters.kept(tx, _goods(column, value), now=now):
+        if one in holding:
+            continue
+        if (await core.store.hold_ends(tx, one) or 0) > now:
+            holding.add(one)
+        else:
+            await counters.forget(tx, [_goods(column, value) + one])
+    return len(holding - {order_id})
+
+
+def _goods(column: str, value: str) -> str:
+    whose = column.removeprefix("started_")
+    return f"goods:{whose}:{_digest(value)}:"
+
+
+async def _take_turns(tx: Transaction, whose: str) -> None:
+    """Let no other transaction ask for the same until this one ends; SQLite has one writer anyway."""
+    if tx.dialect == "postgresql":
+        number = int.from_bytes(hashlib.sha256(f"paidonce {whose}".encode()).digest()[:8], "big", signed=True)
+        await tx.fetch_one("SELECT pg_advisory_xact_lock(:number)", {"number": number})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
