@@ -158,14 +158,18 @@ def production_surroundings(database_url: str) -> Iterator[Surroundings]:
 def production_environment() -> dict[str, str]:
     """Settings of every gateway at its own address, with test keys that aren't the demo's, which nobody would take."""
     demo = sandbox_environment("http://127.0.0.1:9")
-    kept = {name: value for name, value in demo.items() if not name.endswith(("_BASE", "_URL"))}
+    # The twins' own keys are refused at the gateways' own addresses.
+    kept = {
+        name: value.replace("offlineSandboxOnly", "keyOfBrowserTests0")
+        for name, value in demo.items()
+        if not name.endswith(("_BASE", "_URL"))
+    }
     return kept | {
         "STRIPE_SECRET_KEY": f"sk_test_{_OWN_ACCOUNT}",
         "STRIPE_PUBLISHABLE_KEY": f"pk_test_{_OWN_ACCOUNT}",
         "STRIPE_WEBHOOK_SECRET": "whsec_of_the_browser_tests",
         "PAYPAL_CLIENT_ID": "sandbox-of-the-browser-tests-id",
         "PAYPAL_CLIENT_SECRET": "sandbox-of-the-browser-tests-secret",
-        "MOLLIE_API_KEY": "test_dHar4XY7LxsDOtmnkVtjNVWXLSlXsM",
     }
 
 

@@ -197,7 +197,7 @@ SHAPES: dict[str, st.SearchStrategy[tuple[str, str]]] = {
     "signing secret": _whole(_joined("whsec_", _of(ALNUM + "+/=", 20, 60))),
     "paypal secret": _whole(_joined(st.sampled_from(["A", "E"]), _of(URL_SAFE, 79))),
     "paypal token": _whole(_joined("A21AA", _of(URL_SAFE, 60, 92))),
-    "mollie key": _whole(_joined(st.sampled_from(["test_", "live_", "access_"]), _of(ALNUM, 30))),
+    "key of one word": _whole(_joined(st.sampled_from(["test_", "live_", "access_"]), _of(ALNUM, 30))),
     "jwt": _whole(_joined("eyJ", _of(URL_SAFE, 20), ".eyJ", _of(URL_SAFE, 20, 60), ".", _of(URL_SAFE, 43))),
     "session token": _whole(SESSION),
     "argon2 hash": _whole(

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[3]
 NAME = re.compile(r"mollie", re.IGNORECASE)
 OWN = ("src/paidonce/gateways/mollie/", "tests/gateways/mollie/")
 # Documents may tell of it.
-PROSE = ("docs/", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+PROSE = ("docs/", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+# These attack every gateway that the package brings, each by what it knows of it.
+ATTACKS = ("tests/web/attacks/",)
 # What is made or kept by tools, and not written by us.
 _NOT_OURS = frozenset(
     {".git", ".venv", "node_modules", "__pycache__", "dist", "build", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
@@ -47,7 +49,7 @@ def test_no_other_file_names_it() -> None:
     others = [
         name
         for name, path in sorted(found.items())
-        if not name.startswith((*OWN, *PROSE))
+        if not name.startswith((*OWN, *PROSE, *ATTACKS))
         and not (name.startswith("examples/") and path.name == "README.md")
         and names_it(path)
     ]
