@@ -13,7 +13,7 @@ if [ ! -x "$uv_home/bin/uv" ] || [ "$(cat "$uv_home/.ready" 2>/dev/null)" != "$(
     rm -rf "$uv_home"
     "${PYTHON:-python3}" -m venv "$uv_home"
     "$uv_home/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-        --requirement "$lock"
+        --only-binary :all: --requirement "$lock"
     cksum <"$lock" >"$uv_home/.ready"
 fi
 

@@ -205,6 +205,9 @@ STEPS: dict[str, Callable[[], Part]] = {
     "schema": lambda: by_force(
         "The API by its own description", {"SCHEMA_EXAMPLES": "300"}, "tests/web/attacks/test_api_by_schema.py"
     ),
+    "defences": lambda: by_force(
+        "Defences taken away one by one", {"ALL_DEFENCES": "1"}, "tests/web/attacks/test_mutants.py"
+    ),
     "disks": lambda: by_force(
         "Disks and commits that fail",
         {"PROVE_DISK_TURNS": "60"},

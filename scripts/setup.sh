@@ -104,9 +104,10 @@ install_packages() {
     mkdir -p .make
     # That of a run which was interrupted must not speak for this one.
     rm -f .make/pip.ok
+    # Wheels alone: to build a source archive is to run its code, with build tools that no hash holds.
     {
         PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --no-deps --require-hashes \
-            --no-input --progress-bar off --requirement "$lock" 2>&1 && echo ok >.make/pip.ok
+            --only-binary :all: --no-input --progress-bar off --requirement "$lock" 2>&1 && echo ok >.make/pip.ok
     } | tee .make/pip.log | show_progress "$total"
     [ -f .make/pip.ok ] || fail "pip could not install the packages; the whole output is in .make/pip.log."
     rm -f .make/pip.ok

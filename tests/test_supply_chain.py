@@ -61,6 +61,9 @@ def install_problems(text: str) -> Complaints:
             offline = "--no-index" in command
             if "--no-deps" not in command or not (locked or offline):
                 yield f"{number}: pip without --no-deps, or neither --require-hashes nor --no-index: {command}"
+            if not offline and "--only-binary :all:" not in command:
+                # To build a source archive is to run its code, with build tools that no hash holds.
+                yield f"{number}: pip builds what has no wheel: {command}"
             if re.search(r"--(?:extra-)?index-url|--trusted-host|--find-links|git\+|https?://", command):
                 yield f"{number}: pip from a place of its own: {command}"
         if re.search(r"\bnpm\W.*\b(?:install|add|update)\b|\bnpm i\b|\bnpx\b|\byarn\b|\bpnpm\b", command):
@@ -160,6 +163,7 @@ PLANTED: list[tuple[Callable[[str], Complaints], str]] = [
     (install_problems, "pip install --no-deps --editable ."),
     (install_problems, "pip install --no-deps \\\n    --requirement x.txt"),
     (install_problems, "pip install --no-deps --require-hashes --requirement x.txt --index-url https://mirror.example"),
+    (install_problems, "pip install --no-deps --require-hashes --requirement x.txt"),
     (install_problems, "npm install react"),
     (install_problems, "npx vite"),
     (install_problems, "npm ci"),
@@ -174,7 +178,10 @@ PLANTED: list[tuple[Callable[[str], Complaints], str]] = [
 HARMLESS: list[tuple[Callable[[str], Complaints], str]] = [
     (lock_problems, f"# A remark\n{HASHED}    # via b\n"),
     (lock_problems, f"a==1.0 ; sys_platform == 'win32' \\\n    --hash=sha256:{'0' * 64}\n"),
-    (install_problems, "python -m pip install --no-deps --require-hashes \\\n    --requirement x.txt"),
+    (
+        install_problems,
+        "pip install --no-deps --require-hashes \\\n    --only-binary :all: --requirement x.txt",
+    ),
     (install_problems, "pip install --no-index --no-deps --editable ."),
     (install_problems, 'fail "run pip install x by hand"'),
     (install_problems, "npm ci --ignore-scripts"),

@@ -14,13 +14,16 @@ from paidonce import counters, payments
 from paidonce.case import Case, intend_void
 from paidonce.core import Actor, Core, Declines
 from paidonce.errors import TooManyAttempts, TooManyDeclines
+from paidonce.payments import Payment
 from paidonce.ports import SECOND, Transaction
 from paidonce.states import PaymentStatus
 
 # Short on purpose: more than four thousand networks of IPv4 share each tag, so a stolen one tells of nobody.
 _TAG_BITS = 20
-# Whoever holds a whole network of IPv6, as every household does, counts once.
-_IPV6_NETWORK_BITS = 64
+# Whoever holds a whole network of IPv6 counts once. Many households get 256 networks of 64 bits, to change at will.
+_IPV6_NETWORK_BITS = 56
+# Here a translator in front of a server without IPv4 puts the buyer's IPv4 address (RFC 6052).
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 # This part of all declines is free of waits, and the waits double no more often than that.
 _FREE_PART = 5
 _DOUBLINGS = 20
@@ -54,6 +57,9 @@ def network_tag(address: str | None) -> str | None:
         return None
     if isinstance(found, ipaddress.IPv6Address):
         found = found.ipv4_mapped or found
+    if found in _TRANSLATED:
+        # Else all buyers with IPv4 would count as one network.
+        found = ipaddress.IPv4Address(found.packed[-4:])
     if not found.is_global:
         return None
     if isinstance(found, ipaddress.IPv6Address):
@@ -155,12 +161,12 @@ async def refuse_more_goods(tx: Transaction, core: Core, order_id: str, actor: A
     """
     policy, tag = core.policy, network_tag(actor.address)
     if policy.open_payments_per_user is not None:
-        await _take_turns(tx, f"user {actor.user_id}")
+        await counters.take_turns(tx, f"user {actor.user_id}")
         if await _others(tx, core, order_id, "started_by", actor.user_id) >= policy.open_payments_per_user:
             message = _TOO_MANY_OF_USER.format(bound=policy.open_payments_per_user)
             raise TooManyAttempts(message, retry_after_seconds=policy.hold_seconds)
     if policy.open_payments_per_address is not None and tag is not None:
-        await _take_turns(tx, f"address {tag}")
+        await counters.take_turns(tx, f"address {tag}")
         if await _others(tx, core, order_id, "started_from", tag) >= policy.open_payments_per_address:
             raise TooManyAttempts(_TOO_MANY_OF_ADDRESS, retry_after_seconds=policy.hold_seconds)
 
@@ -170,11 +176,19 @@ async def remember_goods(tx: Transaction, core: Core, order_id: str, actor: Acto
 
     How long they are held says the store; this is forgotten when no hold can be left.
     """
+    await _remember(tx, core, order_id, actor.user_id, network_tag(actor.address))
+
+
+async def remember_goods_of(tx: Transaction, core: Core, payment: Payment) -> None:
+    """The same for a payment that is about to end: what it held while its money was awaited may be forgotten by now."""
+    await _remember(tx, core, payment.order_id, payment.started_by, payment.started_from)
+
+
+async def _remember(tx: Transaction, core: Core, order_id: str, user_id: str | None, tag: str | None) -> None:
     policy, now = core.policy, core.clock.now()
-    tag = network_tag(actor.address)
     until = now + (policy.longest_hold_seconds + policy.hold_seconds) * SECOND
-    if policy.open_payments_per_user is not None:
-        await counters.keep(tx, _goods("started_by", actor.user_id) + order_id, until=until)
+    if policy.open_payments_per_user is not None and user_id is not None:
+        await counters.keep(tx, _goods("started_by", user_id) + order_id, until=until)
     if policy.open_payments_per_address is not None and tag is not None:
         await counters.keep(tx, _goods("started_from", tag) + order_id, until=until)
     if policy.open_payments_per_user is not None or policy.open_payments_per_address is not None:
@@ -182,10 +196,14 @@ async def remember_goods(tx: Transaction, core: Core, order_id: str, actor: Acto
 
 
 async def _others(tx: Transaction, core: Core, order_id: str, column: str, value: str) -> int:
-    """For how many orders besides this one the buyer or address holds goods or has an open payment."""
+    """For how many orders besides this one the buyer or address holds goods or has an open payment.
+
+    Reserved money has been given for its goods: its buyer could only wait for staff to make room for him.
+    """
     now = core.clock.now()
-    holding = await payments.orders_with_open(tx, column, value)
-    for one in await counters.kept(tx, _goods(column, value), now=now):
+    holding, reserved = await payments.orders_with_open(tx, column, value)
+    kept = await counters.kept(tx, _goods(column, value), now=now)
+    for one in (one for one in kept if one not in reserved):
         if one in holding:
             continue
         if (await core.store.hold_ends(tx, one) or 0) > now:
@@ -198,13 +216,6 @@ async def _others(tx: Transaction, core: Core, order_id: str, column: str, value
 def _goods(column: str, value: str) -> str:
     whose = column.removeprefix("started_")
     return f"goods:{whose}:{_digest(value)}:"
-
-
-async def _take_turns(tx: Transaction, whose: str) -> None:
-    """Let no other transaction ask for the same until this one ends; SQLite has one writer anyway."""
-    if tx.dialect == "postgresql":
-        number = int.from_bytes(hashlib.sha256(f"paidonce {whose}".encode()).digest()[:8], "big", signed=True)
-        await tx.fetch_one("SELECT pg_advisory_xact_lock(:number)", {"number": number})
 
 
 def _digest(text: str) -> str:

@@ -587,9 +587,11 @@ async def _record_end(tx: Transaction, core: Core, payment_id: str, *, trigger: 
         if payment.capture_right is not None:
             await payments.save(tx, replace(payment, capture_right="voiding"), now=core.clock.now())
         await intend_void(tx, core, payment)
+        await bounds.remember_goods_of(tx, core, payment)
         return Handover(payment)
     reason = f"ended by {trigger}"
     closed = await close(tx, core, order, payment, PaymentStatus.CANCELED, reason=reason, trigger=trigger)
+    await bounds.remember_goods_of(tx, core, payment)
     return Standing(closed, order)
 
 

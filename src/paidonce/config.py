@@ -126,11 +126,12 @@ class Settings(BaseSettings):
     def _origin(cls, value: str) -> str:
         if not value:
             return value
-        parts = urlsplit(value)
-        plain = not (parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:
-            raise ValueError("is an address without a path, such as https://shop.example")
-        return f"{parts.scheme}://{parts.netloc.lower()}"
+        origin = _plain_origin(value)
+        if origin is None:
+            raise ValueError(
+                "is an address without a path, such as https://shop.example (an international name in its xn-- form)"
+            )
+        return origin
 
     @field_validator("allowed_origins")
     @classmethod
@@ -190,7 +191,8 @@ class Settings(BaseSettings):
             raise ValueError("holds one secret, or two with a space between while one replaces the other")
         if not all(_is_event_secret(one) for one in keys):
             raise ValueError(
-                f"is whsec_ and the base64 of at least {EVENT_SECRET_MIN_BYTES} bytes; {_MAKE_ONE_FOR_EVENTS}"
+                f"is whsec_ and the base64 of at least {EVENT_SECRET_MIN_BYTES} bytes that nobody can guess;"
+                f" {_MAKE_ONE_FOR_EVENTS}"
             )
         return value
 
@@ -236,19 +238,23 @@ class Settings(BaseSettings):
         return tuple(key.encode() for key in self.secret_key.get_secret_value().split())
 
     @property
+    def database_passwords(self) -> tuple[str, ...]:
+        """The password in the database's address, as it is written there and as it is meant; none if it has none."""
+        parts = urlsplit(self.database_url.get_secret_value())
+        named = [value for name, value in parse_qsl(parts.query) if name == "password"]
+        found = (parts.password or "", unquote(parts.password or ""), *named)
+        return tuple(dict.fromkeys(password for password in found if password))
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Every secret in these settings, for whoever has to keep them out of sight."""
-        database = self.database_url.get_secret_value()
-        password = urlsplit(database).password or ""
         return tuple(
             value
             for value in (
                 *self.secret_key.get_secret_value().split(),
                 *self.event_secret.get_secret_value().split(),
                 *(urlsplit(url).query for url in _split(self.event_urls.get_secret_value())),
-                *(value for name, value in parse_qsl(urlsplit(database).query) if name == "password"),
-                password,
-                unquote(password),
+                *self.database_passwords,
             )
             if value
         )
@@ -364,20 +370,31 @@ def _front_end(place: int, text: str) -> str:
             f"origin {place} is a pattern, and any site that fits it could act for a buyer who is signed in;"
             " name each front end, such as https://www.shop.example"
         )
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        host, port, parts = "", None, urlsplit("")
-    rest = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
-    plain = text.isascii() and text.isprintable() and " " not in text and "\\" not in text
-    if parts.scheme not in {"http", "https"} or not host or rest or not plain:
+    origin = _plain_origin(text)
+    if origin is None:
         raise ValueError(
             f"origin {place} can't be read; write scheme, host and port without a path, such as"
             " https://www.shop.example (an international name in its xn-- form)"
         )
-    if parts.scheme == "http" and not is_loopback(host):
+    if origin.startswith("http:") and not is_loopback(urlsplit(origin).hostname or ""):
         raise ValueError(f"origin {place} needs https (plain http only for this machine itself)")
+    return origin
+
+
+def _plain_origin(text: str) -> str | None:
+    """Scheme, host and port as browsers write them: without the usual port. None for what is no origin, or more."""
+    # What is read leaves out line breaks and tabs without a word.
+    if not text.isascii() or not text.isprintable():
+        return None
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        # Its words may quote all that stands before the path.
+        return None
+    rest = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in {"http", "https"} or rest or port == 0 or not host or host_name(parts.netloc) != host:
+        return None
     host = f"[{host}]" if ":" in host else host
     usual = {"http": 80, "https": 443}[parts.scheme]
     return f"{parts.scheme}://{host}" if port in (None, usual) else f"{parts.scheme}://{host}:{port}"
@@ -407,6 +424,8 @@ def _is_event_secret(text: str) -> bool:
     try:
         key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
+        return False
+    if guard.is_example(encoded) or len(set(key)) < 4:
         return False
     return prefix == "whsec_" and len(key) >= EVENT_SECRET_MIN_BYTES
 

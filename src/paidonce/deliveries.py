@@ -398,7 +398,7 @@ def _retry_after(value: str, now: Microseconds) -> int:
         return min(int(value[:9]), LONGEST_RETRY_AFTER_SECONDS)
     try:
         until = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
     seconds = (until - _EPOCH) // timedelta(seconds=1) - now // SECOND

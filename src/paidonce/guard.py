@@ -91,7 +91,7 @@ def problems(
         found += file_problems(file)
     if isinstance(environment, Environment):
         found += _env_file_problems(environment)
-    if (live or public) and is_example(urlsplit(settings.database_url.get_secret_value()).password or "none"):
+    if (live or public) and any(map(is_example, settings.database_passwords)):
         found.append(
             "PAIDONCE_DATABASE_URL: its password is an example that everybody knows; give the database's user another"
         )
@@ -113,19 +113,24 @@ def sqlite_file(settings: Settings) -> Path | None:
 
 def file_problems(file: Path) -> Iterator[str]:
     """Why a database file is not kept from the other users of this machine, each with its fix."""
+    if file.is_dir():
+        # Its rights are not ours to judge; whoever opens it tells that it is no file.
+        return
+    # SQLite follows a link, and keeps what it writes beside the file itself.
+    link, file = file, Path(os.path.realpath(file)) if file.is_symlink() else file
     for path in (file.with_name(file.name + beside) for beside in _BESIDE):
         if _mode(path) & _WORLD:
             yield (
                 f"The database: every user of this machine can read or change {path}, which holds people's orders and"
                 f" accounts; run: chmod o= {path}"
             )
-    folder = file.absolute().parent
-    mode = _mode(folder)
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        yield (
-            f"The database: every user of this machine can replace the files in {folder}; run: chmod o-w {folder}, or"
-            " choose another folder"
-        )
+    for folder in dict.fromkeys((link.absolute().parent, file.absolute().parent)):
+        mode = _mode(folder)
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            yield (
+                f"The database: every user of this machine can replace the files in {folder}; run: chmod o-w {folder},"
+                " or choose another folder"
+            )
 
 
 def holds_secret(name: str, value: str) -> bool:

@@ -151,7 +151,7 @@ def _operation(row: Row) -> Operation:
 
 # The condition is that of the partial indexes.
 _OPEN_BY = {
-    column: f"SELECT order_id FROM payments WHERE {column} = :value"  # noqa: S608
+    column: f"SELECT order_id, status FROM payments WHERE {column} = :value"  # noqa: S608
     " AND status IN ('created', 'awaiting_buyer', 'processing', 'authorized')"
     for column in ("started_by", "started_from")
 }
@@ -188,10 +188,14 @@ async def of_order(tx: Transaction, order_id: str, *, lock: bool = False) -> lis
     return [_payment(row) for row in rows]
 
 
-async def orders_with_open(tx: Transaction, column: str, value: str) -> set[str]:
-    """The orders with an open payment whose `column`, `started_by` or `started_from`, is `value`."""
+async def orders_with_open(tx: Transaction, column: str, value: str) -> tuple[set[str], set[str]]:
+    """The orders with an open payment whose `column`, `started_by` or `started_from`, is `value`.
+
+    First those that still have to be paid, then those whose money is reserved.
+    """
     rows = await tx.fetch_all(_OPEN_BY[column], {"value": value})
-    return {row["order_id"] for row in rows}
+    reserved = {row["order_id"] for row in rows if row["status"] == PaymentStatus.AUTHORIZED}
+    return {row["order_id"] for row in rows} - reserved, reserved
 
 
 async def operation_of(tx: Transaction, payment_id: str, kind: str, *, lock: bool = False) -> Operation | None:

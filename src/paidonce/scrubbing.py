@@ -42,14 +42,16 @@ _SECRET_VALUES = (
 # name stays, so that a reader sees what was hidden. A quotation without an end is hidden to the end of the text.
 _NAMED_VALUES = (
     re.compile(
-        rf"({_NAME}[a-z0-9_.\]-]{{0,20}}(?:\\{{0,7}}[\"'])?\s{{0,4}}(?:=>|=|:|(?<=[\"']),)\s{{0,4}}b?)"
+        rf"({_NAME}[a-z0-9_.\]-]{{0,20}}(?:\\{{0,7}}[\"'])?\s{{0,4}}(?:=>|=|:|(?<=[\"']),)\s{{0,4}}[\[(]?b?)"
         r"(?P<quote>\\{0,7}[\"'])(?:(?!(?<!\\)(?P=quote)).)*+",
         re.IGNORECASE | re.DOTALL,
     ),
     re.compile(
         rf"({_NAME}[a-z0-9_.\]-]{{0,20}}\s{{0,4}}(?:=|%3D)\s{{0,4}})(?!\[hidden)[^\s\"'&,;}})\]\\]+", re.IGNORECASE
     ),
-    re.compile(r"((?:cookie|authori[sz]ation|signature)\s{0,4}:\s{0,4})[^\r\n]+", re.IGNORECASE),
+    # A number is not quoted; its name is.
+    re.compile(rf"({_NAME}[a-z0-9_.\]-]{{0,20}}\\{{0,7}}[\"']\s{{0,4}}[:,]\s{{0,4}})-?[0-9][0-9.]*", re.IGNORECASE),
+    re.compile(r"((?:cookie|authori[sz]ation|signature|api-key)\s{0,4}:\s{0,4})[^\r\n]+", re.IGNORECASE),
     re.compile(
         r"((?:password|client_secret|access_token|refresh_token)\s{0,4}:\s{0,4})(?!\[hidden)[^\s\"'&,;})\]\\]+",
         re.IGNORECASE,

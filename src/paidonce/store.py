@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from paidonce.counters import take_turns
 from paidonce.errors import InvalidRequest, NotFound, SoldOut, TooManyAttempts
 from paidonce.money import LARGEST_MINOR, Money
 from paidonce.ports import SECOND, Ids, Microseconds, Row, Transaction
@@ -473,6 +474,7 @@ def _sold_out(short: Sequence[Row]) -> SoldOut:
 
 
 async def _refuse_too_many(tx: Transaction, user_id: str, most: int, *, now: Microseconds) -> None:
+    await take_turns(tx, f"orders of {user_id}")
     row = await tx.fetch_one(
         "SELECT count(*) AS n FROM orders WHERE user_id = :user_id AND status = 'open' AND expires_at > :now",
         {"user_id": user_id, "now": now},

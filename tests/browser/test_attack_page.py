@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Request, Route, expect
 
-from support.browsershop import Surroundings, Visit, visit
+from paidonce.core import Actor
+from paidonce.gateways.registry import configure_all
+from paidonce.money import Money
+from paidonce.ports import SystemClock
+from paidonce.states import OrderStatus
+from paidonce.store import PayableOrder, SqlStore
+from paidonce.web.mount import Payments
+from support.browsershop import Surroundings, Twins, Visit, production_environment, visit
 
 SECRET = "pi_canary_secret_canary"
 EVIL = "http://localhost:9/evil"
@@ -119,6 +126,51 @@ def _cookies(browser: Browser, around: Surroundings) -> list[Any]:
         with visit(browser, around):
             pass
     return around.cookies
+
+
+# ── A host's own pay page ──────────
+
+
+def host_payments(url: str) -> Payments:
+    """The payments as a FastAPI shop at `url` mounts them."""
+
+    async def current_user() -> Actor:
+        return Actor("host_user")
+
+    environment = production_environment() | {"PAIDONCE_PUBLIC_URL": url, "PAIDONCE_WORKER": "0"}
+    return Payments(
+        store=SqlStore(),
+        current_user=current_user,
+        return_path="/back?payment={payment}",
+        gateways=configure_all(environment, Twins(), SystemClock()),
+        environment=environment,
+    )
+
+
+@pytest.mark.parametrize("nonce", ["bm9uY2Utb2YtdGhpcy1hbnN3ZXI", None], ids=["nonce", "self"])
+def test_a_hosts_pay_page_works_under_the_policy_that_it_is_told(
+    browser: Browser, production_shop: Surroundings, nonce: str | None
+) -> None:
+    payments = host_payments(production_shop.url)
+    with visit(browser, production_shop) as here:
+        order = here.order()
+        bought = here.state(order)
+        total = Money(bought["total"], bought["currency"])
+        payable = PayableOrder(order, bought["number"], "host_user", OrderStatus.OPEN, total)
+        offers = payments.offers(payable)
+        own = f'<script type="module" nonce="{nonce}">window.own = 1</script>' if nonce else ""
+        elements = "".join(str(payments.element(offer)) for offer in offers)
+        html = f"<!doctype html><title>Pay</title>{payments.scripts(offers, nonce=nonce)}{own}<main>{elements}</main>"
+        headers = {**payments.headers(nonce), "Content-Type": "text/html"}
+        here.page.route("**/host", lambda route: route.fulfill(body=html, headers=headers))
+        here.page.goto(f"{production_shop.url}/host")
+        expect(here.paypal_button).to_be_visible()
+        here.choose_card("Pays")
+        here.pay_by_card()
+        expect(here.page.locator("stripe-payment [role=status]")).to_contain_text("Thank you")
+        assert here.state(order)["status"] == "paid"
+        assert here.page.evaluate("window.own") == (1 if nonce else None)
+        here.assert_clean()
 
 
 # ── Other sites ──────────

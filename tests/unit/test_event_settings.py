@@ -82,6 +82,8 @@ def test_wrong_address_is_named_with_its_fix(urls: str, said: str) -> None:
         ("canary", "whsec_"),
         (SECRET.removeprefix("whsec_"), "whsec_"),
         ("whsec_" + base64.b64encode(b"x" * 23).decode(), "at least 24 bytes"),
+        ("whsec_" + "A" * 40, "nobody can guess"),
+        ("whsec_changeme" + "canary" * 6, "nobody can guess"),
         ("whsec_canary!canary!canary!canary!canary!", "at least 24 bytes"),
         (f"{SECRET} canary", "whsec_"),
         (f"{SECRET} {SECRET} {SECRET}", "two with a space"),

@@ -29,6 +29,18 @@ def test_the_settings_reach_the_policy_and_the_address() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "origin"),
+    [
+        ("https://shop.example:443", "https://shop.example"),
+        ("http://localhost:80/", "http://localhost"),
+        ("https://[::1]:8443", "https://[::1]:8443"),
+    ],
+)
+def test_the_public_address_is_as_browsers_and_gateways_write_it(value: str, origin: str) -> None:
+    assert load_settings({**GOOD, "PAIDONCE_PUBLIC_URL": value}).origin == origin
+
+
+@pytest.mark.parametrize(
     ("name", "value", "said"),
     [
         ("PAIDONCE_SECRET_KEY", "", "is missing"),
@@ -39,6 +51,12 @@ def test_the_settings_reach_the_policy_and_the_address() -> None:
         ("PAIDONCE_PUBLIC_URL", "https://shop.example/canary", "without a path"),
         ("PAIDONCE_PUBLIC_URL", "https://canary@shop.example", "without a path"),
         ("PAIDONCE_PUBLIC_URL", "http://shop.example", "https"),
+        # What can't be read is quoted by nobody, and what no browser's header Host can say would be served to nobody.
+        ("PAIDONCE_PUBLIC_URL", "https://user:canary\u2100@shop.example", "without a path"),
+        ("PAIDONCE_PUBLIC_URL", "https://canary\u00fc.example", "xn--"),
+        ("PAIDONCE_PUBLIC_URL", "https://canary.example.", "without a path"),
+        ("PAIDONCE_PUBLIC_URL", "https://canary.example:port", "without a path"),
+        ("PAIDONCE_PUBLIC_URL", "https://canary.example:99999", "without a path"),
         ("PORT", "canary", "integer"),
         ("PORT", "0", "greater than or equal to 1"),
         ("PAIDONCE_HOLD_MINUTES", "0", "greater than or equal to 1"),

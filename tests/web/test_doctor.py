@@ -37,8 +37,9 @@ from paidonce.demo.folder import DataFolder
 from paidonce.demo.servers import in_thread
 from paidonce.doctor import Finding, Health, Limits, address
 from paidonce.doctor import gateways as gateway_looks
+from paidonce.doctor.patient import DateWatch
 from paidonce.errors import ConfigError, GatewayMisconfigured
-from paidonce.gateways.base import Account
+from paidonce.gateways.base import Account, HttpRequest, HttpResponse
 from paidonce.ports import SECOND
 from paidonce.sandbox.app import SandboxApp, create_sandbox_app, sandbox_environment
 from paidonce.sandbox.connection import Receive, Scope, Send
@@ -381,6 +382,45 @@ async def test_postgresql_without_durability_or_the_right_to_write_is_red(clinic
     assert said(found["database.writable"], "Nothing can be written", "the right to write")
 
 
+@pytest.mark.parametrize(
+    ("settings", "health"),
+    [
+        # Storage that never writes half a page needs none of it, and the doctor can't see what lies below the server.
+        ({"full_page_writes": "off"}, {"database.pages": YELLOW}),
+        ({"fsync": "off"}, {"database.durable": RED}),
+        ({"synchronous_commit": "off"}, {"database.durable": RED}),
+        # The compute of a service whose storage lies elsewhere: what its own disk does is nobody's concern.
+        ({"fsync": "off", "full_page_writes": "off", "elsewhere": "a1b2"}, {}),
+        ({"fsync": "off", "synchronous_commit": "off", "elsewhere": "a1b2"}, {"database.durable": RED}),
+    ],
+)
+async def test_what_postgresql_leaves_out_is_judged_by_what_it_may_cost(
+    settings: dict[str, str], health: dict[str, Health]
+) -> None:
+    row = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "elsewhere": None, **settings}
+    found = {one.check: one for one in doctor.database.durability(row)}
+    assert reds(found) == health
+    assert all(one.fix for one in found.values())
+
+
+async def test_a_postgresql_without_storage_of_its_own_is_known_by_its_settings(
+    clinic: Clinic, postgresql_url: str
+) -> None:
+    """The tests' own server runs with fsync off, and takes a setting of that name like any other server."""
+    parts = urlsplit(postgresql_url)
+    role = f"elsewhere_{os.getpid()}"
+    rights = f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}"
+    await _carry_out(postgresql_url, f"CREATE ROLE {role} LOGIN", rights)
+    url = urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}"))
+    try:
+        environment = {**clinic.environment, "PAIDONCE_DATABASE_URL": url}
+        assert (await examined(environment))["database.durable"].health is RED
+        await _carry_out(postgresql_url, f"ALTER ROLE {role} SET neon.timeline_id = 'a1b2'")
+        assert reds(await examined(environment)) == {}
+    finally:
+        await _carry_out(postgresql_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
 async def test_the_probe_leaves_nothing_behind(clinic: Clinic, postgresql_url: str) -> None:
     await examined({**clinic.environment, "PAIDONCE_DATABASE_URL": postgresql_url})
     database = await paidonce.db.connect(postgresql_url)
@@ -419,6 +459,35 @@ async def test_work_that_nobody_does_is_yellow_and_then_red(clinic: Clinic) -> N
             connection.execute("UPDATE payments SET due_at = NULL")
 
 
+DELIVERIES = """
+INSERT INTO outbox (id, type, order_id, payload, created_at) VALUES
+    ('evt_1', 'order.paid', 'ord_1', '{}', 0), ('evt_2', 'refund.succeeded', 'ord_1', '{}', 0);
+INSERT INTO endpoints (name, handed_out, created_at) VALUES ('https://erp.example', 0, 0);
+INSERT INTO deliveries (id, endpoint, seq, order_id, state, created_at, due_at, tries, lease_until)
+    SELECT 'dlv_' || id, 'https://erp.example', seq, order_id, 'waiting', 0,
+    CASE id WHEN 'evt_1' THEN FIRST ELSE 1 END, 3, 0 FROM outbox WHERE id IN ('evt_1', 'evt_2');
+"""
+TOLD = {"PAIDONCE_EVENT_URLS": "https://erp.example", "PAIDONCE_EVENT_SECRET": "whsec_" + "c2VjcmV0MTIz" * 4}
+
+
+async def test_what_waits_behind_an_event_that_is_tried_again_is_not_overdue(clinic: Clinic, tmp_path: Path) -> None:
+    """The receiver is down: its order's next event is due, and nobody may send it yet."""
+    later = ShiftedClock().now() + 3600 * SECOND
+    environment = changed(clinic, DELIVERIES.replace("FIRST", str(later)), tmp_path)
+    assert reds(await examined({**environment, **TOLD})) == {}
+
+
+async def test_events_that_nobody_sends_are_red_where_they_are_to_be_sent(clinic: Clinic, tmp_path: Path) -> None:
+    environment = changed(clinic, DELIVERIES.replace("FIRST", "1"), tmp_path)
+    found = await examined({**environment, **TOLD})
+    assert reds(found) == {"work": RED}
+    assert said(found["work"], "1 deliveries to your systems")
+    # No worker is to blame for an address that was taken out of the settings.
+    found = await examined(environment)
+    assert reds(found) == {"trouble.endpoint": YELLOW}
+    assert said(found["trouble.endpoint"], "2 (https://erp.example)", "PAIDONCE_EVENT_URLS")
+
+
 TROUBLE = """
 INSERT INTO payments (id, order_id, gateway, status, refund_status, amount_minor, currency, account, live,
     captures_in_browser, capture_method, captured_minor, owed_to_buyer, decline_recoverable, asked_at, created_at,
@@ -454,6 +523,24 @@ async def test_a_clock_that_is_off_is_yellow_and_then_red(clinic: Clinic) -> Non
             found = {one.check: one for one in await gateway_looks.look("stripe", patient)}
         assert found["stripe.clock"].health is health
         assert said(found["stripe.clock"], words, "NTP")
+
+
+@dataclass
+class Dated:
+    """Answers with this header Date."""
+
+    date: str
+
+    async def send(self, _request: HttpRequest, *, deadline_seconds: float) -> HttpResponse:
+        del deadline_seconds
+        return HttpResponse(200, {"date": self.date}, b"")
+
+
+@pytest.mark.parametrize("date", ["", "soon", f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"])
+async def test_a_date_that_cant_be_read_tells_no_time(date: str) -> None:
+    dates = DateWatch(Dated(date), ShiftedClock())
+    answer = await dates.send(HttpRequest("GET", "https://gateway.example/"), deadline_seconds=1)
+    assert (answer.status, dates.skew_seconds()) == (200, None)
 
 
 @pytest.mark.parametrize(

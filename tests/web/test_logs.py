@@ -38,6 +38,8 @@ SECRETS = [
     "'client_secret': 'canary0008'",
     "https://shop.example/return?payment=pay_1&payment_intent_client_secret=canary0009",
     "https://user:canary0010@shop.example/x",
+    "{'password': ['canary0011']}",
+    "X-Api-Key: canary0012",
 ]
 KEPT = [
     "pay_0123456789abcdefghjkmnpqrs",
@@ -101,6 +103,13 @@ def test_a_card_as_a_number_is_hidden_too(written: io.StringIO) -> None:
     structlog.get_logger("a").info("x", number=4242424242424242, microseconds=1763900000000001)
     line = json.loads(written.getvalue())
     assert (line["number"], line["microseconds"]) == (HIDDEN, 1763900000000001)
+
+
+@pytest.mark.parametrize("text", ['{"cvc": 9371, "x": 1}', "{'cvv': 9371}", r'{"body": "{\"token\": 9371}"}'])
+def test_a_number_under_the_name_of_a_secret_is_hidden_in_any_text(text: str) -> None:
+    hidden = scrub_text(text)
+    assert "9371" not in hidden
+    assert HIDDEN in hidden
 
 
 async def _request_lines(written: io.StringIO, *, at_least: int) -> list[dict[str, object]]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -121,16 +122,42 @@ async def test_bodies_have_a_bound_with_and_without_a_declared_length(quick_shop
         assert fits.is_problem(422, "invalid_request")
 
 
-async def test_a_body_that_never_ends_is_not_waited_for(quick_shop: WebShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "BODY_SECONDS", 0.05)
+DRIPPING = {
+    "one of the API's": b"POST /api/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n",
+    "a form": b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n",
+    "a webhook": b"POST /webhooks/stripe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n",
+    "a webhook in chunks": b"POST /webhooks/paypal HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "that of a GET": b"GET /api/products HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("body", DRIPPING)
+async def test_a_body_that_drips_in_for_ever_is_cut_off(
+    quick_shop: WebShop, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr(edge, "BODY_SECONDS", 0.2)
     address = urlsplit(quick_shop.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    writer.write(b"POST /api/session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
-    writer.write(b"Content-Length: 100\r\n\r\n{")
-    status = await reader.readline()
-    assert status.startswith(b"HTTP/1.1 408")
-    writer.close()
-    await writer.wait_closed()
+    drop = b"1\r\n \r\n" if b"chunked" in DRIPPING[body] else b" "
+
+    async def drip() -> None:
+        while True:
+            writer.write(drop)
+            await asyncio.sleep(0.01)
+
+    writer.write(DRIPPING[body])
+    dripping = asyncio.create_task(drip())
+    try:
+        async with asyncio.timeout(30):
+            answer = await reader.readuntil(b"}")
+            # Not only answered: whoever goes on holds no connection with it.
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+    finally:
+        dripping.cancel()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"connection: close" in answer.lower()
 
 
 async def test_head_is_answered_like_get_without_the_body(quick_shop: WebShop) -> None:

@@ -450,14 +450,29 @@ CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table}
 FOR EACH ROW EXECUTE FUNCTION refuse_change()
 """
 
+# Who did what is kept from the two ways around those: INSERT OR REPLACE deletes silently, and TRUNCATE asks no row.
+_SQLITE_NO_REPLACE = """
+CREATE TRIGGER audit_log_no_replace BEFORE INSERT ON audit_log
+WHEN EXISTS (SELECT 1 FROM audit_log WHERE seq = NEW.seq)
+BEGIN SELECT RAISE(ABORT, 'audit_log is append-only'); END
+"""
+_POSTGRES_NO_TRUNCATE = """
+CREATE TRIGGER audit_log_no_truncate BEFORE TRUNCATE ON audit_log
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()
+"""
+
 TRIGGERS: dict[str, tuple[str, ...]] = {
-    "sqlite": tuple(
-        _SQLITE_TRIGGER.format(table=table, verb=verb, verb_lower=verb.lower()).strip()
-        for table in APPEND_ONLY
-        for verb in ("UPDATE", "DELETE")
+    "sqlite": (
+        *(
+            _SQLITE_TRIGGER.format(table=table, verb=verb, verb_lower=verb.lower()).strip()
+            for table in APPEND_ONLY
+            for verb in ("UPDATE", "DELETE")
+        ),
+        _SQLITE_NO_REPLACE.strip(),
     ),
     "postgresql": (
         _POSTGRES_FUNCTION.strip(),
         *(_POSTGRES_TRIGGER.format(table=table).strip() for table in APPEND_ONLY),
+        _POSTGRES_NO_TRUNCATE.strip(),
     ),
 }

@@ -78,7 +78,7 @@ async def webhook(name: str, patient: Patient) -> Sequence[Finding]:
     """
     if not isinstance(patient.gateways[name], Checkup):
         return []
-    check, url = f"{name}.webhook.arrives", f"{patient.settings.origin}/webhooks/{name}"
+    check, url = f"{name}.webhook.arrives", patient.webhook_url(name)
     try:
         request = HttpRequest("POST", url, {"content-type": "application/json", "accept": "application/json"}, b"{}")
         answer = await patient.transport.send(request, deadline_seconds=_DEADLINE_SECONDS)

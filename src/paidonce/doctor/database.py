@@ -12,7 +12,7 @@ from paidonce.db import migration
 from paidonce.doctor.patient import Patient, as_fix
 from paidonce.errors import DatabaseError
 from paidonce.gateways.base import Finding, Health
-from paidonce.ports import Database, Transaction
+from paidonce.ports import Database, Row, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -89,40 +89,63 @@ def _room(patient: Patient) -> Finding:
 
 async def _durable(database: Database) -> Sequence[Finding]:
     settings = _sqlite_settings if database.dialect == "sqlite" else _postgres_settings
-    wrong: list[tuple[str, str]] = []
+    wrong: list[Finding] = []
 
     async def read(tx: Transaction) -> None:
         wrong.extend(await settings(tx))
 
     await database.read(read)
-    if not wrong:
+    if not any(one.health is Health.RED for one in wrong):
         text = "What is committed is on the disk before anybody hears of it."
-        return [Finding("database.durable", Health.GREEN, text)]
-    return [Finding("database.durable", Health.RED, text, fix) for text, fix in wrong]
+        wrong.insert(0, Finding("database.durable", Health.GREEN, text))
+    return wrong
 
 
-async def _sqlite_settings(tx: Transaction) -> list[tuple[str, str]]:
+async def _sqlite_settings(tx: Transaction) -> list[Finding]:
     journal = await tx.fetch_one("PRAGMA journal_mode")
     synchronous = await tx.fetch_one("PRAGMA synchronous")
     found = []
     if journal is None or journal["journal_mode"] != "wal":
         text = "SQLite has no write-ahead log, so that readers and writers keep each other waiting."
-        found.append((text, "Set PRAGMA journal_mode=WAL on the connection."))
+        found.append(_lossy(text, "Set PRAGMA journal_mode=WAL on the connection."))
     if synchronous is None or int(synchronous["synchronous"]) < 2:
         text = "SQLite does not wait for the disk, so that a power cut may take a payment with it."
-        found.append((text, "Set PRAGMA synchronous=FULL on the connection."))
+        found.append(_lossy(text, "Set PRAGMA synchronous=FULL on the connection."))
     return found
 
 
-async def _postgres_settings(tx: Transaction) -> list[tuple[str, str]]:
+async def _postgres_settings(tx: Transaction) -> list[Finding]:
     row = await tx.fetch_one(
         "SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,"
-        " current_setting('full_page_writes') AS full_page_writes"
+        " current_setting('full_page_writes') AS full_page_writes,"
+        # Neon's servers keep nothing on a disk of their own, and run with the other two switched off.
+        " current_setting('neon.timeline_id', true) AS elsewhere"
     )
     assert row is not None
-    text = "PostgreSQL runs with {name} = off, so that a power cut may take payments with it."
-    fix = "Set {name} = on in postgresql.conf, for the user and for the database, and reload."
-    return [(text.format(name=name), fix.format(name=name)) for name in sorted(row) if row[name] == "off"]
+    return durability(row)
+
+
+def durability(row: Row) -> list[Finding]:
+    """What these settings of a PostgreSQL server may cost; `elsewhere` is set where its storage is not its own."""
+    found = [_off("synchronous_commit")] if row["synchronous_commit"] == "off" else []
+    if row["elsewhere"]:
+        return found
+    if row["fsync"] == "off":
+        found.insert(0, _off("fsync"))
+    if row["full_page_writes"] == "off":
+        text = "PostgreSQL runs with full_page_writes = off, which needs storage that never writes half a page."
+        fix = "Nothing has to be done on such storage (Aurora, ZFS); elsewhere set full_page_writes = on, and reload."
+        found.append(Finding("database.pages", Health.YELLOW, text, fix))
+    return found
+
+
+def _off(name: str) -> Finding:
+    text = f"PostgreSQL runs with {name} = off, so that a power cut may take payments with it."
+    return _lossy(text, f"Set {name} = on in postgresql.conf, for the user and for the database, and reload.")
+
+
+def _lossy(text: str, fix: str) -> Finding:
+    return Finding("database.durable", Health.RED, text, fix)
 
 
 def _migrations(patient: Patient, current: bool) -> Finding:

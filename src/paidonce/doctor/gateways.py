@@ -23,7 +23,7 @@ async def look(name: str, patient: Patient) -> Sequence[Finding]:
     gateway = patient.gateways[name]
     currencies = await _currencies(patient)
     needs = Needs(
-        webhook_url=patient.settings.origin + f"/webhooks/{name}",
+        webhook_url=patient.webhook_url(name),
         reachable=guard.is_public(patient.settings),
         currencies=currencies,
     )

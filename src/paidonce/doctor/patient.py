@@ -55,7 +55,7 @@ class DateWatch:
     def _note(self, date: str, before: int, after: int) -> None:
         try:
             told = int(parsedate_to_datetime(date).timestamp())
-        except ValueError:
+        except (ValueError, OverflowError):
             return
         # The header has whole seconds, and nobody knows at which moment of the call it was written.
         first, last = before // SECOND, after // SECOND
@@ -89,4 +89,9 @@ class Patient:
     migrate: str = "paidonce migrate"  # The command that brings the schema up to date.
     explain: str = "paidonce explain"
     worker: str = "paidonce worker"
+    webhooks: str = "/webhooks/"  # The path that ends with a gateway's name.
     limits: Limits = field(default_factory=Limits)
+
+    def webhook_url(self, gateway: str) -> str:
+        """Where the webhooks of `gateway` go."""
+        return f"{self.settings.origin}{self.webhooks}{gateway}"

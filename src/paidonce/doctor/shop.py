@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from paidonce import guard
+from paidonce import deliveries, guard
 from paidonce.doctor.database import is_current, opened
 from paidonce.doctor.patient import Patient, as_fix
 from paidonce.errors import DatabaseError
@@ -19,11 +19,14 @@ _DUE = {
     "events of gateways": (
         "SELECT min(due_at) AS first, count(*) AS n FROM inbox WHERE due_at <= :now AND lease_until <= :now"
     ),
-    "deliveries to your systems": (
-        "SELECT min(due_at) AS first, count(*) AS n FROM deliveries"
-        " WHERE state = 'waiting' AND due_at <= :now AND lease_until <= :now"
-    ),
 }
+# Only the first that waits of its order and endpoint: those behind it are nobody's to send yet.
+_DELIVERIES = """
+SELECT endpoint, min(due_at) AS first, count(*) AS n FROM deliveries d
+WHERE state = 'waiting' AND due_at <= :now AND lease_until <= :now AND NOT EXISTS (SELECT 1 FROM deliveries e
+    WHERE e.endpoint = d.endpoint AND e.order_id = d.order_id AND e.state = 'waiting' AND e.seq < d.seq)
+GROUP BY endpoint ORDER BY endpoint
+"""
 _SHOWN = 5
 
 
@@ -94,7 +97,15 @@ async def work(patient: Patient) -> Sequence[Finding]:
 
 async def _due(tx: Transaction, patient: Patient) -> dict[str, Any]:
     now = {"now": patient.clock.now()}
-    return {what: await tx.fetch_one(sql, now) for what, sql in _DUE.items()}
+    due = {what: await tx.fetch_one(sql, now) for what, sql in _DUE.items()}
+    rows = [row for row in await tx.fetch_all(_DELIVERIES, now) if _is_served(row["endpoint"], patient)]
+    first = min((int(row["first"]) for row in rows), default=None)
+    return {**due, "deliveries to your systems": {"first": first, "n": sum(row["n"] for row in rows)}}
+
+
+def _is_served(endpoint: str, patient: Patient) -> bool:
+    """Whether a worker with these settings tells it. Which subscribers there are, only its process knows."""
+    return deliveries.is_subscriber(endpoint) or endpoint in patient.settings.endpoints().names
 
 
 async def trouble(patient: Patient) -> Sequence[Finding]:
@@ -106,7 +117,8 @@ async def trouble(patient: Patient) -> Sequence[Finding]:
 
 
 async def _troubles(tx: Transaction, patient: Patient) -> list[Finding]:
-    return [*await _held(tx, patient), *await _alarms(tx, patient), *await _given_up(tx)]
+    looks = (_held, _alarms, _given_up, _left_behind)
+    return [finding for look in looks for finding in await look(tx, patient)]
 
 
 async def _held(tx: Transaction, patient: Patient) -> Sequence[Finding]:
@@ -133,13 +145,26 @@ async def _alarms(tx: Transaction, patient: Patient) -> Sequence[Finding]:
     return [Finding("trouble.alarms", Health.YELLOW, text, fix)]
 
 
-async def _given_up(tx: Transaction) -> Sequence[Finding]:
+async def _given_up(tx: Transaction, _patient: Patient) -> Sequence[Finding]:
     row = await tx.fetch_one("SELECT count(*) AS n FROM deliveries WHERE state = 'given_up'")
     if row is None or not row["n"]:
         return []
     text = f"Your own systems were not told of events, and that was given up: {row['n']}."
     fix = "Run: paidonce events list --undelivered, mend the receiver, then paidonce events replay."
     return [Finding("trouble.events", Health.YELLOW, text, fix)]
+
+
+async def _left_behind(tx: Transaction, patient: Patient) -> Sequence[Finding]:
+    rows = await tx.fetch_all(
+        "SELECT endpoint, count(*) AS n FROM deliveries WHERE state = 'waiting' GROUP BY endpoint ORDER BY endpoint"
+    )
+    left = {str(row["endpoint"]): row["n"] for row in rows if not _is_served(row["endpoint"], patient)}
+    if not left:
+        return []
+    named = ", ".join(list(left)[:_SHOWN])
+    text = f"Events wait for addresses that PAIDONCE_EVENT_URLS does not name any more: {sum(left.values())} ({named})."
+    fix = "Name the address there again, or delete its waiting rows from the table deliveries: nobody sends them."
+    return [Finding("trouble.endpoint", Health.YELLOW, text, fix)]
 
 
 async def _read(patient: Patient, read: Any) -> Any:

@@ -141,6 +141,7 @@ async def _check_own_password(request: Request, user: User, password: str) -> Us
     shop = shop_of(request)
     core = shop.running
     await shop.limits.attempt(limits.CONFIRM_USER, user.id)
+    await shop.limits.attempt(limits.CONFIRM_EACH, user.id)
     checked = await accounts.check_own_password(core.db, shop.passwords, user, password)
     if checked is None:
         note = audit.entry("account.confirmation_failed", actor=user.id, subject=user.id, at=core.clock.now())

@@ -95,10 +95,11 @@ class BearerJwt:
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "aud", "iss", "sub"]},
             )
-        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             # What is too large or too deep to be read is nobody's sign-in either, and no trouble of ours.
             return None
-        return claims
+        # Compared here as well: PyJWT 2.10.0 takes any part of the issuer's name for the whole.
+        return claims if claims["iss"] == self._issuer else None
 
 
 def _nobody(_claims: Claims) -> bool:

@@ -47,7 +47,7 @@ class Edge:
         self._settings = settings
         self._below = below
         self._owns_host = owns_host
-        self._public = urlsplit(settings.origin).netloc
+        self._public = settings.origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection; anything but HTTP goes straight through."""
@@ -114,10 +114,10 @@ class Edge:
             raise Forbidden(FORGED)
 
 
-def is_forged(method: str, headers: Headers, public_host: str) -> bool:
+def is_forged(method: str, headers: Headers, public_origin: str) -> bool:
     """Whether another site made a browser send this. Clients without a browser send neither header.
 
-    `public_host` is the shop's own host as browsers write it, with its port.
+    `public_origin` is the shop's own as browsers write it: scheme, host, and the port if it is not the usual one.
     """
     if method in _SAFE_METHODS:
         return False
@@ -127,7 +127,10 @@ def is_forged(method: str, headers: Headers, public_host: str) -> bool:
     if origin is None:
         return False
     host = _host_of(origin)
-    return not host or host not in {public_host, headers.get("host")}
+    if host == _host_of(public_origin):
+        # Whoever sits on the line can serve a page of this name by plain http, and only by that.
+        return origin != public_origin
+    return not host or host != headers.get("host")
 
 
 def _host_of(origin: str) -> str:

@@ -8,6 +8,8 @@ another address ask the two health addresses, whose answers depend on no name.
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 from starlette.datastructures import Headers
 
 from paidonce.config import Settings, host_name, is_loopback
@@ -53,5 +55,13 @@ def check(settings: Settings, target: str, path: str, headers: Headers) -> None:
     if len(named) != 1 or not named[0].strip():
         raise NoHost
     name = host_name(named[0])
-    if not is_loopback(name) and name not in settings.hosts:
+    if not is_loopback(name) and _spelt(name) not in {_spelt(one) for one in settings.hosts}:
         raise NotThisHost
+
+
+def _spelt(name: str) -> str:
+    """An IPv6 address as browsers write it, however it was written; any other name as it is."""
+    try:
+        return IPv6Address(name).compressed if ":" in name else name
+    except ValueError:
+        return name

@@ -47,6 +47,8 @@ SIGN_IN_ACCOUNT: Final = Rule("sign-in account", RateLimitItemPerHour(20))
 SIGN_IN_ADDRESS: Final = Rule("sign-in address", RateLimitItemPerMinute(60, 15))
 SIGN_UP_ADDRESS: Final = Rule("sign-up address", RateLimitItemPerMinute(30, 15))
 CONFIRM_USER: Final = Rule("confirm user", RateLimitItemPerMinute(8, 15))
+# Right ones too: each costs a hash and a line in a log that nobody can shorten.
+CONFIRM_EACH: Final = Rule("confirm each", RateLimitItemPerHour(60))
 # Each start and each question after a payment may cost a call of the gateway.
 START_ORDER: Final = Rule("start order", RateLimitItemPerMinute(30, 10))
 START_SESSION: Final = Rule("start session", RateLimitItemPerMinute(120, 10))

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.routing import APIRoute
@@ -132,7 +131,7 @@ class Payments:
 
         Raises FastAPI's `HTTPException` with 403, which the shop's own handlers answer.
         """
-        if edge.is_forged(request.method, request.headers, urlsplit(self.settings.origin).netloc):
+        if edge.is_forged(request.method, request.headers, self.settings.origin):
             raise HTTPException(403, edge.FORGED)
 
     # ── The shop's own pay page ──────────

@@ -171,8 +171,9 @@ def render(
     kept = dict(headers or {})
     if problem.retry_after_seconds is not None:
         kept["Retry-After"] = str(problem.retry_after_seconds)
-    if isinstance(problem, TwoLengths):
-        # What is left of this request must not be read as the next one.
+    if isinstance(problem, TwoLengths | BodyTooSlow) and connection.scope.get("http_version", "").startswith("1"):
+        # What is left of this request must neither be read as the next one nor hold the connection as it drips in.
+        # HTTP/2 ends the stream by itself and knows no such header.
         kept["Connection"] = "close"
     if wants_page(connection):
         from paidonce.web.views import error_page

@@ -25,7 +25,11 @@ MOST_HEADERS = 100
 DEEPEST = 32
 # It matches at every quotation mark, to the end of the body if need be; else such a body would take for ever.
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_BRACKET = re.compile(rb"[\[\]{}]")
+# Both kinds of brackets as one, and nothing else: whether they fit each other is for the parser to say.
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+# Only an escape can make half a character (\\ud800), since none is valid UTF-8.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _UNREADABLE = "The body is not readable JSON. Send one JSON object in UTF-8."
 
 
@@ -52,8 +56,9 @@ def check_json(body: bytes) -> None:
     _check_depth(body)
     try:
         read = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
-        # An escape can make half a character (\\ud800), which is no text: it can neither be stored nor sent.
-        json.dumps(read, ensure_ascii=False).encode("utf-8")
+        if _SURROGATE.search(body):
+            # Half a character is no text: it can neither be stored nor sent.
+            json.dumps(read, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         raise InvalidRequest(_UNREADABLE) from None
 
@@ -65,12 +70,19 @@ def check_query(query: bytes) -> None:
 
 
 def _check_depth(body: bytes) -> None:
-    """Count the brackets outside of texts, so that no parser has to go down first."""
-    depth = 0
-    for bracket in _BRACKET.findall(_TEXT.sub(b"", body)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > DEEPEST:
-            raise InvalidRequest(f"The body is nested deeper than {DEEPEST} levels.")
+    """Look at the brackets outside of texts, so that no parser has to go down first.
+
+    The innermost pairs are taken out, level by level, each by one search: counting brackets one by one takes twenty
+    times as long as the parser.
+    """
+    left = _TEXT.sub(b"", body).translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(DEEPEST):
+        if b"[]" not in left:
+            break
+        left = left.replace(b"[]", b"")
+    # Without pairs what is left is no JSON, and not deep either unless it opens again and again.
+    if b"[]" in left or left.count(b"[") > DEEPEST:
+        raise InvalidRequest(f"The body is nested deeper than {DEEPEST} levels.")
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

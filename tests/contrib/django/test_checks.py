@@ -170,6 +170,16 @@ def test_the_doctor_looks_at_each_part(shop: Shop) -> None:
     assert shop.count("payments") == 0
 
 
+def test_below_a_path_the_doctor_looks_for_the_webhooks_there(shop: Shop, settings: Any) -> None:
+    settings.ROOT_URLCONF = "contrib.django.prefixed"
+    found = {one.check: one for one in asyncio.run(examined(shop))}
+    origin = shop.runtime.wiring.settings.origin
+    asked = {one.url for one in shop.transport.sent if "/webhooks/" in one.url and one.url.startswith(origin)}
+    assert f"{origin}/money/webhooks/stripe" in asked
+    assert {url for url in asked if not url.startswith(f"{origin}/money/")} == set()
+    assert f"{origin}/money/webhooks/mollie" in found["mollie.webhook.endpoint"].text
+
+
 def test_the_doctor_tells_of_a_gateway_that_does_not_answer(shop: Shop, settings: Any) -> None:
     # Port 9 of this machine, where nobody listens.
     environment = {**settings.PAIDONCE["ENVIRONMENT"], "STRIPE_API_BASE": "http://127.0.0.1:9/stripe"}

@@ -442,6 +442,17 @@ def test_gateways_hear_where_news_of_a_payment_go(shop: Shop, buyer: User, setti
     assert asked["return_url"].startswith("https://front.example/done?payment=pay_")
 
 
+def test_below_a_path_the_gateway_hears_the_address_below_it(shop: Shop, buyer: User) -> None:
+    """It once heard of `/webhooks/…` at the root, where nothing answered."""
+    with override_settings(ROOT_URLCONF="contrib.django.prefixed"):
+        answer = post(browser(buyer), f"/money/api/orders/{shop.order(buyer)}/payments", {"gateway": "stripe"})
+    assert answer.status_code == 201, answer.content
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT request FROM operations WHERE kind = 'create'")
+        [(text,)] = cursor.fetchall()
+    assert json.loads(text)["webhook_url"].endswith("/money/webhooks/stripe")
+
+
 def test_a_method_that_is_not_there_names_the_others(shop: Shop, buyer: User) -> None:
     answer = browser(buyer).put("/api/payments/pay_00000000000000000000000000/refunds")
     assert is_problem(answer, 405, "invalid_request")

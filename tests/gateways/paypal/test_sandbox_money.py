@@ -299,7 +299,7 @@ async def test_tokens_can_be_revoked_and_are_renewed(shop: Shop) -> None:
 def test_every_control_is_described() -> None:
     twin = PayPalSandbox(HOME + "/paypal")
 
-    assert len({one.name for one in twin.controls}) == len(twin.controls) == 11
+    assert len({one.name for one in twin.controls}) == len(twin.controls) == 13
     for one in twin.controls:
         assert one.summary.endswith(".")
         assert all(one.params.values())

@@ -29,7 +29,8 @@ SCRIPTS = {
     "/assets/paidonce.js": ROOT / "components" / "assets" / "paidonce.js",
     "/assets/gateways/stripe/component.js": ROOT / "gateways" / "stripe" / "assets" / "component.js",
 }
-KEYS = {"STRIPE_SECRET_KEY": "sk_test_sandbox", "STRIPE_PUBLISHABLE_KEY": "pk_test_sandbox"}
+# An account of its own: the twin's keys are refused where they would go to Stripe.
+KEYS = {"STRIPE_SECRET_KEY": "sk_test_51BrowserTests", "STRIPE_PUBLISHABLE_KEY": "pk_test_51BrowserTests"}
 CHROMIUM = shutil.which("chromium")
 
 

@@ -188,8 +188,23 @@ async def _operations(here: Doors, payment: str) -> list[Mapping[str, Any]]:
 # ── Out of reach ──────────
 
 
-@pytest.mark.parametrize("statement", ["UPDATE audit_log SET actor = 'usr_other'", "DELETE FROM audit_log"])
+REPLACE = """
+INSERT OR REPLACE INTO audit_log (seq, actor, action, subject, detail, created_at)
+SELECT seq, 'usr_other', action, subject, detail, created_at FROM audit_log
+"""
+CHANGES = ("UPDATE audit_log SET actor = 'usr_other'", "DELETE FROM audit_log")
+
+
+@pytest.mark.parametrize(
+    ("database_url", "statement"),
+    [
+        *(("sqlite", statement) for statement in (*CHANGES, REPLACE)),
+        *(("postgresql", statement) for statement in (*CHANGES, "TRUNCATE audit_log")),
+    ],
+    indirect=["database_url"],
+)
 async def test_nobody_changes_or_deletes_an_entry(database_url: str, statement: str) -> None:
+    """INSERT OR REPLACE and TRUNCATE once got around the triggers that refuse changes row by row."""
     db = await paidonce.db.connect(database_url)
     try:
         one = audit.entry("stock.adjusted", actor="usr_me", subject="TEA-01", at=1, adjust=1)

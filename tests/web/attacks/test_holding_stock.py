@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from paidonce import Actor, Payments, serving
+from paidonce.bounds import network_tag
 from paidonce.core import Core
 from paidonce.demo.servers import in_thread
 from paidonce.ports import SECOND
@@ -105,6 +106,34 @@ async def test_a_paid_and_a_canceled_order_make_room_at_once(one_shop: WebShop) 
         assert (await busy.try_start(orders[PER_USER + 1], "stripe")).status == 201
 
 
+async def test_goods_of_awaited_money_count_as_well_once_the_payment_is_canceled(one_shop: WebShop) -> None:
+    """Such a payment may be open for days, and its goods are held for a while after it."""
+    async with visitor(one_shop, ATTACKER, "thief@example.com") as thief:
+        started = [await thief.start((await thief.order())["id"], "bank_transfer") for _ in range(PER_USER)]
+        for one in started:
+            assert (await thief.complete(one["id"])).json["order_status"] == "pending"
+        one_shop.clock.shift += 3 * 3600 * SECOND
+        for one in started:
+            assert (await thief.post(f"/api/payments/{one['id']}/cancel", {})).status == 200
+        assert await held(one_shop) == PER_USER
+        order = (await thief.order())["id"]
+        assert (await thief.try_start(order, "bank_transfer")).is_problem(429, "too_many_attempts")
+
+
+async def test_reserved_money_makes_room_as_paid_money_does(seeded_url: str) -> None:
+    """Its buyer could neither pay nor cancel, and his neighbours would wait until the shop's staff capture it."""
+    with shop_behind_a_proxy(seeded_url, PAIDONCE_CAPTURE="manual", **BOUNDS) as shop:
+        async with visitor(shop, ATTACKER, "good@example.com") as good:
+            for _ in range(PER_ADDRESS + 1):
+                started = await good.start((await good.order())["id"], "stripe")
+                shop.agree(started)
+                assert (await good.complete(started["id"])).json["status"] == "authorized"
+            for _ in range(PER_USER):
+                await good.start((await good.order())["id"], "stripe")
+            refused = await good.try_start((await good.order())["id"], "stripe")
+            assert refused.is_problem(429, "too_many_attempts"), "what is not reserved counts as ever"
+
+
 async def test_no_row_tells_an_address(one_shop: WebShop) -> None:
     """A tag that thousands of networks share stands with an open payment, and nothing with an ended one."""
     async with visitor(one_shop, ATTACKER, "somebody@example.com") as somebody:
@@ -138,6 +167,15 @@ async def assert_orders_are_bounded(shop: WebShop) -> None:
         assert (await thief.post("/api/orders", {"lines": [line("MUG-01", 1)]})).status == 201
 
 
+async def test_orders_at_the_same_moment_are_counted_one_after_the_other(database_url: str) -> None:
+    """On PostgreSQL forty parallel requests once made sixteen orders where four were allowed."""
+    with shop_behind_a_proxy(database_url, PAIDONCE_OPEN_ORDERS_PER_USER="4") as shop:
+        async with visitor(shop, ATTACKER, "thief@example.com") as thief:
+            one = {"lines": [line("MUG-01", 1)]}
+            answers = await asyncio.gather(*(thief.post("/api/orders", one) for _ in range(20)))
+            assert Counter(answer.status for answer in answers) == {201: 4, 429: 16}
+
+
 async def test_a_host_says_where_its_buyers_come_from(seeded_url: str) -> None:
     """In somebody else's application the same bounds hold, by the address that its own sign-in gives."""
     with serving.bind(serving.LOOPBACK, 0, fix="A free port was asked for.") as listener:
@@ -169,6 +207,12 @@ async def start_at_a_host(core: Core, url: str, buyer: str, address: str) -> Ans
     async with Client(url) as client:
         headers = {"x-user": buyer, "x-address": address}
         return await client.post(f"/api/orders/{order.id}/payments", {"gateway": "bank_transfer"}, headers=headers)
+
+
+def test_buyers_behind_a_translator_to_ipv6_are_told_apart() -> None:
+    """A server without IPv4 sees all of them in one network of IPv6."""
+    assert network_tag("64:ff9b::2d53:4001") == network_tag("45.83.64.1") != network_tag("64:ff9b::5102:458e")
+    assert network_tag("64:ff9b::7f00:1") is None
 
 
 def line(sku: str, quantity: int) -> dict[str, object]:

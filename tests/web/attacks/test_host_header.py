@@ -81,6 +81,16 @@ async def test_more_names_can_be_listed_and_loopback_is_always_meant_for_this_ma
                 assert (await client.get("/api/products", headers={"host": name})).status == 421, name
 
 
+async def test_an_address_is_the_same_however_it_is_spelt(seeded_url: str) -> None:
+    """Browsers write the shortest form of an IPv6 address, whatever its operator wrote."""
+    with public_shop(seeded_url, PAIDONCE_ALLOWED_HOSTS="[FD00:0:0:0::7], [2001:db8::0:1]") as shop:
+        async with shop.client() as client:
+            for name in ("[fd00::7]", "[fd00::7]:80", "[FD00:0::7]", "[2001:db8::1]", "[2001:0db8::0001]:8000"):
+                assert (await client.get("/api/products", headers={"host": name})).status == 200, name
+            for name in ("[fd00::70]", "[2001:db8::1:1]", "[2001:db8::1::]", "[2001:db8::12345]"):
+                assert (await client.get("/api/products", headers={"host": name})).status == 421, name
+
+
 @pytest.mark.parametrize("written", ["*", "*.shop.example", "https://shop.example", "shop.example:443", "a/b", "a@b"])
 def test_a_name_that_can_not_be_meant_stops_the_start(written: str) -> None:
     environment = {"PAIDONCE_SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyz", "PAIDONCE_ALLOWED_HOSTS": written}
@@ -158,6 +168,18 @@ async def test_forwarded_names_change_nothing(quick_shop: WebShop) -> None:
         )
         assert sent.status == 201
         assert "evil" not in quick_shop.twins["paypal"].dump()
+
+
+async def test_a_page_of_the_shops_name_without_tls_is_not_the_shops_own(seeded_url: str) -> None:
+    """Whoever sits on the line answers http://shop.example himself; browsers of old send no Sec-Fetch-Site."""
+    with public_shop(seeded_url) as shop:
+        async with shop.client() as client:
+            for origin, status in (("http://shop.example", 403), ("https://shop.example", 401)):
+                headers = {"host": "shop.example", "origin": origin}
+                answer = await client.request(
+                    "POST", "/api/session", json={"email": "x@example.com", "password": "x"}, headers=headers
+                )
+                assert answer.status == status, answer.text
 
 
 async def test_a_page_on_a_rebound_name_is_not_the_shops_own(quick_shop: WebShop) -> None:

@@ -15,7 +15,10 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from fastapi.routing import APIRoute
+from hypothesis import given
+from hypothesis import strategies as st
 
+from paidonce.errors import InvalidRequest
 from paidonce.web import strict
 from paidonce.web.routes import page_router
 from support.described import Operation, kept, objects, operations
@@ -329,6 +332,40 @@ async def test_deep_json_is_refused_by_its_depth(target: Target) -> None:
     in_text = json.dumps({"email": "[" * 200, "password": '"\\{' * 50}).encode()
     assert (await raw(target.buyer, "POST", "/api/session", in_text)).is_problem(401, "not_signed_in")
     assert await kept(target.database_url) == before
+
+
+_TEXTS = st.sampled_from(["", "[", "]", "}{", "[" * 40, '"[{', "\\", '\\"]', "\U0001f4b3"])
+_LEAVES = st.none() | st.integers() | _TEXTS
+_BODIES = st.recursive(
+    _LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3), max_leaves=20
+)
+
+
+@given(inner=_BODIES, beside=_BODIES, levels=st.lists(st.booleans(), max_size=strict.DEEPEST + 4))
+def test_what_is_refused_for_its_depth_is_deeper_and_nothing_else(inner: Any, beside: Any, levels: list[bool]) -> None:
+    """The depth is seen without a parser, so that it is compared with what a parser says."""
+    value = inner
+    for is_list in levels:
+        value = [beside, value, "]"] if is_list else {"[": value, "x": beside}
+    body = json.dumps(value).encode()
+    if _depth(value) <= strict.DEEPEST:
+        strict.check_json(body)
+        return
+    with pytest.raises(InvalidRequest, match="nested deeper"):
+        strict.check_json(body)
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\uDFFF", "a\\uD83D", "\\udc00\\ud800", "\\ud83d\\ud83d\\ude00"])
+def test_half_a_character_is_no_text_however_it_is_escaped(text: str) -> None:
+    for body in (f'"{text}"', f'{{"{text}": 1}}', f'[[{{"a": "{text}"}}]]'):
+        with pytest.raises(InvalidRequest, match="not readable"):
+            strict.check_json(body.encode())
+    strict.check_json(b'["\\ud83d\\ude00", "\\\\ud800", "\\uE000"]')
 
 
 @pytest.mark.parametrize("body", [b'"' + b'\\"' * 30_000, b'"' * 60_001, b"[" + b'"\\' * 30_000, b"{" + b" " * 60_000])

@@ -202,6 +202,28 @@ async def test_a_forged_or_outdated_token_is_nobody(town: Town, kind: str) -> No
     assert answer.is_problem(401, "not_signed_in")
 
 
+@pytest.mark.parametrize("issuer", ["", "https://id.", [ISSUER]])
+async def test_an_issuer_is_compared_as_a_whole_whatever_the_library_believes(
+    issuer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyJWT 2.10.0 took a part of the name for the whole."""
+    given = claims("usr_any", iss=issuer)
+    monkeypatch.setattr(jwt, "decode", lambda *_, **__: given)
+    scope = {"type": "http", "headers": [(b"authorization", f"Bearer {token('usr_any')}".encode())]}
+    assert await BEARER(Request(scope)) is None
+    given["iss"] = ISSUER
+    assert await BEARER(Request(scope)) == Actor("usr_any")
+
+
+async def test_a_token_that_the_library_stumbles_over_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: Any, **__: Any) -> None:
+        raise TypeError
+
+    monkeypatch.setattr(jwt, "decode", stumble)
+    scope = {"type": "http", "headers": [(b"authorization", f"Bearer {token('usr_any')}".encode())]}
+    assert await BEARER(Request(scope)) is None
+
+
 async def test_a_token_counts_in_the_one_header_alone(town: Town) -> None:
     good = token(town.users[BUYER.email])
     assert (await _with(town, f"Bearer {good}")).status == 200

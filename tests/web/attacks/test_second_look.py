@@ -68,6 +68,16 @@ async def test_a_large_refund_needs_the_password_of_the_last_five_minutes(here: 
         assert await _refunded(here, payment) == FREE + 1
 
 
+async def test_a_clock_that_is_set_back_keeps_no_second_look_alive(here: Doors, payment: str) -> None:
+    path = f"/api/payments/{payment}/refunds"
+    async with here.client(STAFF.email) as staff:
+        here.shop.clock.shift -= 60 * MINUTE
+        try:
+            assert (await staff.post(path, {"amount": FREE + 1})).is_problem(403, "confirmation_needed")
+        finally:
+            here.shop.clock.shift += 60 * MINUTE
+
+
 async def test_many_small_refunds_of_a_payment_are_no_way_around_it(here: Doors, payment: str) -> None:
     async with await _staff_a_while_after_signing_in(here) as staff:
         path, key = f"/api/payments/{payment}/refunds", {"Idempotency-Key": "the-second"}
@@ -101,6 +111,24 @@ async def test_a_stolen_session_can_not_guess_the_password(here: Doors) -> None:
         assert (await thief.post("/api/password", body)).is_problem(429, "too_many_attempts")
     wrong = "SELECT count(*) AS n FROM audit_log WHERE subject = :user AND action = 'account.confirmation_failed'"
     assert (await here.rows(wrong, user=user))[0]["n"] == 8
+
+
+async def test_a_right_password_is_not_taken_again_and_again_without_end(
+    here: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time costs a hash, which sign-ins wait for, and a line in a log from which nothing can be deleted."""
+
+    async def verify(_: str, kept: str | None) -> bool:
+        return kept is not None
+
+    monkeypatch.setattr(here.shop.app.state.paidonce.passwords, "verify", verify)
+    user = await here.add_account("eager@example.com")
+    async with here.client("eager@example.com") as eager:
+        body = {"password": "a-right-password"}
+        statuses = [(await eager.post("/api/session/confirm", body)).status for _ in range(61)]
+    assert statuses == [204] * 60 + [429]
+    found = await here.rows("SELECT count(*) AS n FROM audit_log WHERE subject = :user", user=user)
+    assert found[0]["n"] == 60
 
 
 async def test_the_form_asks_for_the_password_and_loses_nothing_that_was_typed(here: Doors, payment: str) -> None:

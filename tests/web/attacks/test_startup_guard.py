@@ -182,6 +182,14 @@ def test_an_empty_or_example_secret_key_is_refused(command: Command, key: str, w
             {**PUBLIC, "PAIDONCE_DATABASE_URL": "postgresql://canary:password@db.example/shop"},
             ["PAIDONCE_DATABASE_URL: its password is an example"],
         ),
+        (
+            {**PUBLIC, "PAIDONCE_DATABASE_URL": "postgresql://canary@db.example/shop?password=changeme"},
+            ["PAIDONCE_DATABASE_URL: its password is an example"],
+        ),
+        (
+            {**PUBLIC, "PAIDONCE_DATABASE_URL": "postgresql://canary:ch%61ngeme@db.example/shop"},
+            ["PAIDONCE_DATABASE_URL: its password is an example"],
+        ),
     ],
 )
 def test_example_secrets_of_gateways_and_databases_are_refused(
@@ -308,6 +316,30 @@ def test_a_folder_in_which_everybody_can_replace_the_database_is_refused(command
     # The sticky bit keeps others' files, as in /tmp.
     command.folder.chmod(0o1777)
     assert OPEN in command.serve().said
+
+
+def test_a_database_behind_a_link_is_judged_where_it_lies(command: Command) -> None:
+    """SQLite follows the link, and keeps its log beside the file itself."""
+    elsewhere = command.folder / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    command.database.rename(elsewhere / "real.db")
+    command.database.symlink_to(elsewhere / "real.db")
+    assert OPEN in command.serve().said
+    beside = elsewhere / "real.db-wal"
+    beside.touch()
+    beside.chmod(0o644)
+    assert refused(command.serve(), f"chmod o= {beside}")
+    beside.chmod(0o600)
+    elsewhere.chmod(0o777)
+    assert refused(command.serve(), f"chmod o-w {elsewhere}")
+
+
+@pytest.mark.parametrize("path", ["", "/", ".", "..", "/tmp"])
+def test_an_address_that_names_no_file_is_refused_in_words(command: Command, path: str) -> None:
+    """And nobody is told to change the rights of a folder that is not ours."""
+    ended = command.serve(PAIDONCE_DATABASE_URL=f"sqlite:///{path}")
+    assert refused(ended, "PAIDONCE_DATABASE_URL names ", "sqlite:///paidonce.db")
+    assert "chmod" not in ended.said
 
 
 def test_what_we_create_is_readable_by_its_owner_only(command: Command) -> None:

@@ -9,7 +9,7 @@ from django.conf import settings as project
 
 from paidonce import guard
 from paidonce.contrib.django import checks
-from paidonce.contrib.django.runtime import Parts
+from paidonce.contrib.django.runtime import Parts, webhooks_path
 from paidonce.db.django import ThreadedDatabase
 from paidonce.doctor import Finding, Health, Limits, Patient, examine
 from paidonce.doctor.patient import DateWatch
@@ -55,6 +55,7 @@ async def open_patient(
             migrate="manage.py migrate",
             explain="manage.py paidonce_explain",
             worker="manage.py paidonce_worker",
+            webhooks=webhooks_path(),
             limits=limits or Limits(),
         )
     finally:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from django.conf import settings as project
 from django.core.signals import setting_changed
+from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
 from paidonce import deliveries, guard, notes
@@ -206,3 +207,12 @@ def _forget(*, setting: str, **_: Any) -> None:
 
 
 setting_changed.connect(_forget, dispatch_uid="paidonce.runtime")
+
+
+def webhooks_path() -> str:
+    """Where the webhooks are, before the gateway's name: below the path of the include, wherever that is."""
+    try:
+        return str(reverse("paidonce:webhook", args=["name"])).removesuffix("name")
+    except NoReverseMatch:
+        # Django's checks tell that the addresses are nowhere.
+        return "/webhooks/"

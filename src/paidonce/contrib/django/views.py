@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from paidonce import captures, checkout, desk, explain, inbox, recovery, refunds
 from paidonce.contrib.django.driver import run
-from paidonce.contrib.django.runtime import Runtime, runtime
+from paidonce.contrib.django.runtime import Runtime, runtime, webhooks_path
 from paidonce.core import Actor, Core
 from paidonce.errors import (
     CommitUnknown,
@@ -285,7 +285,7 @@ def _start(ask: _Context, *, order_id: str) -> HttpResponse:
     back = ask.wiring.return_url(order_id)
     if wanted.return_url is not None:
         back = origins.checked_return_url(ask.wiring.settings, wanted.return_url)
-    news = ask.wiring.url(f"/webhooks/{wanted.gateway}")
+    news = ask.wiring.url(webhooks_path() + wanted.gateway)
     run(api.bound_starts(ask.wiring.limits, order_id, ask.actor))
     started = run(
         checkout.start(

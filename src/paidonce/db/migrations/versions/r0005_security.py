@@ -16,11 +16,16 @@ TRIGGERS: dict[str, tuple[str, ...]] = {
     "postgresql": (
         "CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE ON audit_log\n"
         "FOR EACH ROW EXECUTE FUNCTION refuse_change()",
+        "CREATE TRIGGER audit_log_no_truncate BEFORE TRUNCATE ON audit_log\n"
+        "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()",
     ),
     "sqlite": (
         "CREATE TRIGGER audit_log_no_update BEFORE UPDATE ON audit_log\n"
         "BEGIN SELECT RAISE(ABORT, 'audit_log is append-only'); END",
         "CREATE TRIGGER audit_log_no_delete BEFORE DELETE ON audit_log\n"
+        "BEGIN SELECT RAISE(ABORT, 'audit_log is append-only'); END",
+        "CREATE TRIGGER audit_log_no_replace BEFORE INSERT ON audit_log\n"
+        "WHEN EXISTS (SELECT 1 FROM audit_log WHERE seq = NEW.seq)\n"
         "BEGIN SELECT RAISE(ABORT, 'audit_log is append-only'); END",
     ),
 }
