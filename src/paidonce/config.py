@@ -33,7 +33,7 @@ SECRET_KEY_MIN_LENGTH = 32
 _MAKE_A_KEY = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 EVENT_SECRET_MIN_BYTES = 24
 MOST_EVENT_URLS = 20
-_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
 _MAKE_ONE_FOR_EVENTS = (
     "make one with: python3 -c"
     " \"import base64, secrets; print('whsec_' + base64.b64encode(secrets.token_bytes(32)).decode())\""

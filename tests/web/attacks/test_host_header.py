@@ -65,7 +65,7 @@ async def test_a_foreign_name_is_refused_wherever_it_is_used(seeded_url: str) ->
             assert "Content-Security-Policy" in page.headers
 
 
-@pytest.mark.parametrize("name", ["shop.example", "SHOP.example", "shop.example:443", "shop.example."])
+@pytest.mark.parametrize("name", ["shop.example", "SHOP.example", "shop.example:443", "shop.example:", "shop.example."])
 async def test_its_own_name_is_answered(seeded_url: str, name: str) -> None:
     with public_shop(seeded_url) as shop:
         async with shop.client() as client:
