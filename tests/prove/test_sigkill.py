@@ -40,7 +40,7 @@ KILLS = int(os.environ.get("PROVE_KILLS", "40"))
 FIRST_SEED = int(os.environ.get("PROVE_KILLS_FROM", "0"))
 # So many that starting a town costs little, and so few that its books stay quick to read.
 KILLS_PER_TOWN = 20
-EVENT_SECRET = "whsec_" + "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
+EVENT_SECRET = "whsec_" + "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 _DAY = 24 * 3600
 # Past claims, leases, holds, the life of orders, and the days for which events wait for a payment.
 CALM_WAITS = (0, 130, 320, 1300, _DAY, _DAY, 2 * _DAY, _DAY)
