@@ -1,6 +1,6 @@
 # Everything a person types, as one-word commands. Each sets up what it needs first; repeating that takes no time.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo own-shop django-shop test prove prove-long check format lock screenshots dist clean
+.PHONY: help setup setup-dev demo own-shop django-shop test prove prove-long bench check format lock screenshots dist clean
 
 BIN := .venv/bin
 # The tools of .venv, and the browser that setup found, before those of the machine.
@@ -41,6 +41,9 @@ prove: setup-dev ## the simulation of `make test` alone: faults, pairs, seeds, a
 
 prove-long: setup-dev ## the same for hours, with PostgreSQL and SIGKILL; writes docs/prove-report.md
 	$(BIN)/python scripts/prove_long.py
+
+bench: setup-dev ## measure against a floor and another project (ARGS=--quick for a first look); docs/bench.md
+	$(BIN)/python -m bench $(ARGS)
 
 check: setup-dev ## ruff, mypy strict and the tidy tests
 	$(BIN)/ruff check .

@@ -17,14 +17,13 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import paidonce.db
 from paidonce.ports import Database
+from support import pgadmin
 from support.pgadmin import administrator
 
 T = TypeVar("T")
@@ -71,11 +70,11 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: str) -> Iterator[str]:
     """The name of a migrated PostgreSQL database, to be copied."""
-    name = _new_name()
-    _create_database(postgres_server, name)
-    run_apart(lambda: paidonce.db.migrate(_with_database(postgres_server, name)))
+    name = pgadmin.new_name()
+    pgadmin.create_database(postgres_server, name)
+    run_apart(lambda: paidonce.db.migrate(pgadmin.with_database(postgres_server, name)))
     yield name
-    _drop_database(postgres_server, name)
+    pgadmin.drop_database(postgres_server, name)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -93,22 +92,29 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{path}"
 
 
+@pytest.fixture(scope="session")
+def postgres_pool(postgres_server: str, postgres_template: str) -> Iterator[pgadmin.Pool]:
+    """Migrated PostgreSQL databases without rows."""
+    pool = pgadmin.Pool(postgres_server, postgres_template)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def postgresql_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
-    """A freshly migrated PostgreSQL database of this test's own."""
-    name = _new_name()
-    _create_database(postgres_server, name, template=postgres_template)
-    yield _with_database(postgres_server, name)
-    _drop_database(postgres_server, name)
+def postgresql_url(postgres_server: str, postgres_pool: pgadmin.Pool) -> Iterator[str]:
+    """A migrated PostgreSQL database of this test's own, as good as fresh."""
+    name = postgres_pool.take()
+    yield pgadmin.with_database(postgres_server, name)
+    postgres_pool.give_back(name)
 
 
 @pytest.fixture
 def empty_postgresql_url(postgres_server: str) -> Iterator[str]:
     """A PostgreSQL database without any tables."""
-    name = _new_name()
-    _create_database(postgres_server, name)
-    yield _with_database(postgres_server, name)
-    _drop_database(postgres_server, name)
+    name = pgadmin.new_name()
+    pgadmin.create_database(postgres_server, name)
+    yield pgadmin.with_database(postgres_server, name)
+    pgadmin.drop_database(postgres_server, name)
 
 
 @pytest.fixture
@@ -159,21 +165,3 @@ def _own_server() -> Iterator[str]:
         watcher.communicate()
         server.cleanup()
         shutil.rmtree(folder)
-
-
-def _new_name() -> str:
-    return f"paidonce_test_{uuid4().hex}"
-
-
-def _with_database(url: str, name: str) -> str:
-    base, mark, options = url.partition("?")
-    return f"{urlsplit(base).scheme}://{urlsplit(base).netloc}/{name}{mark}{options}"
-
-
-def _create_database(server: str, name: str, template: str = "template0") -> None:
-    # Copying files costs half of writing the copy to the log.
-    administrator(server).execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
-
-
-def _drop_database(server: str, name: str) -> None:
-    administrator(server).execute(f"DROP DATABASE {name} WITH (FORCE)")

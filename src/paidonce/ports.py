@@ -120,6 +120,7 @@ class SystemClock:
 
 # Crockford's alphabet: no letter that reads like a digit, so that an id survives a telephone call.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_LETTERS = 26
 
 
 class RandomIds:
@@ -127,4 +128,5 @@ class RandomIds:
 
     def new(self, prefix: str) -> str:
         """`prefix_` and 26 characters, 130 bits."""
-        return prefix + "_" + "".join(secrets.choice(_ALPHABET) for _ in range(26))
+        number = secrets.randbits(_LETTERS * 5)
+        return prefix + "_" + "".join([_ALPHABET[number >> 5 * place & 31] for place in range(_LETTERS)])

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import pytest
 
 import paidonce.db
@@ -397,3 +398,35 @@ async def test_a_password_that_was_not_encoded_is_a_wrong_setting_and_stays_out(
     with pytest.raises(ConfigError, match="percent-encode") as caught:
         await paidonce.db.connect("postgresql://shop:canary/4711@127.0.0.1/shop")
     assert "canary" not in str(caught.value)
+
+
+async def test_a_connection_in_an_unknown_state_is_replaced(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's own mistake at ROLLBACK once kept its place in the pool for ever, until none was left."""
+    database = await paidonce.db.connect(f"{postgresql_url}{'&' if '?' in postgresql_url else '?'}pool_size=1")
+    real = asyncpg.Connection.execute
+
+    async def execute(self: object, query: str, *args: object, **more: object) -> object:
+        if query == "ROLLBACK":
+            raise asyncpg.InternalClientError("got result for unknown protocol state 3")
+        return await real(self, query, *args, **more)  # type: ignore[arg-type]
+
+    async def fail(tx: Transaction) -> None:
+        await tx.fetch_one("SELECT 1 AS one")
+        raise ValueError("ours")
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncpg.Connection, "execute", execute)
+            with pytest.raises(ValueError, match="ours"):
+                await database.transaction(fail)
+        assert await database.read(_one) == 1
+    finally:
+        await database.close()
+
+
+async def _one(tx: Transaction) -> int:
+    row = await tx.fetch_one("SELECT 1 AS one")
+    assert row is not None
+    return int(row["one"])

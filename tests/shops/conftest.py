@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-import conftest
 import paidonce.db
 from paidonce.gateways.base import HttpRequest, Provider
 from paidonce.ports import Row, Transaction
 from shops.adapter import SHOPS, RunningShop, load
 from shops.twins import PAYABLE, Twins, running_twins
+from support import pgadmin
 from support.webshop import Answer, Client
 
 # A machine that is busy with other tests lets a connection break now and then.
@@ -181,10 +181,10 @@ def _sqlite(_: pytest.FixtureRequest, folders: pytest.TempPathFactory) -> Iterat
 
 def _postgres(request: pytest.FixtureRequest, _: pytest.TempPathFactory) -> Iterator[str]:
     server: str = request.getfixturevalue("postgres_server")
-    name = conftest._new_name()
-    conftest._create_database(server, name)
-    yield conftest._with_database(server, name)
-    conftest._drop_database(server, name)
+    name = pgadmin.new_name()
+    pgadmin.create_database(server, name)
+    yield pgadmin.with_database(server, name)
+    pgadmin.drop_database(server, name)
 
 
 @pytest.fixture

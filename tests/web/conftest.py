@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import conftest
 import paidonce.db
 from conftest import run_apart
 from paidonce.web.seed import seed_demo
+from support import pgadmin
 from support.webshop import Client, WebShop, running_shop
 
 
@@ -35,20 +35,20 @@ def seeded_sqlite(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def seeded_postgres(postgres_server: str, postgres_template: str) -> Iterator[str]:
     """The name of a migrated and seeded PostgreSQL database, to be copied."""
-    name = conftest._new_name()
-    conftest._create_database(postgres_server, name, template=postgres_template)
-    run_apart(lambda: _seed(conftest._with_database(postgres_server, name)))
+    name = pgadmin.new_name()
+    pgadmin.create_database(postgres_server, name, template=postgres_template)
+    run_apart(lambda: _seed(pgadmin.with_database(postgres_server, name)))
     yield name
-    conftest._drop_database(postgres_server, name)
+    pgadmin.drop_database(postgres_server, name)
 
 
 @pytest.fixture
 def postgresql_url(postgres_server: str, seeded_postgres: str) -> Iterator[str]:
     """A seeded PostgreSQL database of this test's own."""
-    name = conftest._new_name()
-    conftest._create_database(postgres_server, name, template=seeded_postgres)
-    yield conftest._with_database(postgres_server, name)
-    conftest._drop_database(postgres_server, name)
+    name = pgadmin.new_name()
+    pgadmin.create_database(postgres_server, name, template=seeded_postgres)
+    yield pgadmin.with_database(postgres_server, name)
+    pgadmin.drop_database(postgres_server, name)
 
 
 @pytest.fixture

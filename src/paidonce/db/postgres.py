@@ -59,7 +59,7 @@ _DOWN = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     OSError,  # TimeoutError is one.
 )
-_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 _REFUSED_URL = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 # asyncpg looks at a port no closer than the system does, which calls a large one an overflow.
 _UNREADABLE_URL = (asyncpg.ClientConfigurationError, ValueError, OverflowError)
@@ -270,11 +270,14 @@ async def _commit(connection: Connection) -> None:
 
 async def _release(pool: Pool, connection: Connection, *, canceled: bool) -> None:
     """Roll back what is open and give the connection back; asyncpg would do both, but log the first as a mistake."""
-    # A lost connection raises here; asyncpg has dropped it by then, and the transaction's outcome is settled already.
-    with suppress(*_FAILURES):
+    try:
         # A caller who left while BEGIN was under way may have begun a transaction that the driver does not know of.
         if canceled or connection.is_in_transaction():
             await connection.execute("ROLLBACK")
+    except _FAILURES:
+        # The transaction's outcome is settled already, but nobody knows what this connection is in the middle of.
+        with suppress(*_FAILURES):
+            connection.terminate()
     with suppress(*_FAILURES):
         await pool.release(connection)
 

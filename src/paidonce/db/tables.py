@@ -428,7 +428,8 @@ audit_log = _table(
 # Attempts by key within a window, where several processes share their limits.
 rate_limits = _table(
     "rate_limits",
-    Column("key", Text, primary_key=True),
+    # By its bytes on PostgreSQL as well, so that all keys with one beginning are a range of the index.
+    Column("key", Text().with_variant(Text(collation="C"), "postgresql"), primary_key=True),
     Column("count", Big, nullable=False),
     Column("expires_at", Big, nullable=False, index=True),
 )

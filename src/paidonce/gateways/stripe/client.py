@@ -6,6 +6,7 @@ included. It is handed an empty success whose headers carry the real answer past
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -139,12 +140,18 @@ def _unknown(outcome: _Outcome) -> OutcomeUnknown | None:
     return None
 
 
+_PACKAGE_LOG = logging.getLogger("stripe")
+
+
 class StripeApi:
     """GET and POST at Stripe. Raises only `errors.GatewayError`; a key must be committed before its call."""
 
     def __init__(self, secret_key: Secret, api_base: str, transport: Transport, clock: Clock) -> None:
         # Left on, the package writes a file into the user's configuration folder and times our calls for Stripe.
         stripe.enable_telemetry = False
+        # Its own lines repeat what ours say of each request, and cost a tenth of a checkout.
+        if _PACKAGE_LOG.level == logging.NOTSET:
+            _PACKAGE_LOG.setLevel(logging.WARNING)
         self._client = stripe.StripeClient(
             secret_key.get_secret_value(),
             stripe_version=API_VERSION,

@@ -54,7 +54,7 @@ def upgrade() -> None:
         connection.execute(sa.text(statement))
     op.create_table(
         "rate_limits",
-        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("count", BIG, nullable=False),
         sa.Column("expires_at", BIG, nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_rate_limits")),

@@ -1,0 +1,1 @@
+"""A shop around django-payments and its Stripe provider."""
