@@ -7,10 +7,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Extra arguments for `make demo`, `make test`, `make lock`: make demo ARGS=--once
 ARGS ?=
-# How many cores are used.
+# How many tests run at once; each worker has a PostgreSQL of its own.
 JOBS ?= 2
-# How many tests run at once: one more, since many wait for a server or a browser. Each has a PostgreSQL of its own.
-WORKERS ?= $(shell expr $(JOBS) + 1)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,7 +31,7 @@ django-shop: ## open the example of a Django shop (PORT=8200)
 # `check` has run these already.
 ALREADY := --ignore tests/test_tidy.py
 test: check ## check, then every test (ARGS="-k stripe" to choose) and, without ARGS, the simulation
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(ALREADY) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 40 $(ALREADY) $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m paidonce prove --mutants tests/mutants --jobs $(JOBS))
 
 prove: setup-dev ## the simulation of `make test` alone: faults, pairs, seeds, and every planted bug

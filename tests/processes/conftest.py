@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 from uuid import uuid4
 
-import asyncpg
 import pytest
 
-from support.apart import run_apart
+from support import pgadmin
 
 NewDatabase = Callable[[], str]
 
@@ -39,20 +36,10 @@ def new_postgresql(postgres_server: str, postgres_template: str) -> Iterator[New
     names: list[str] = []
 
     def make() -> str:
-        names.append(f"paidonce_test_{uuid4().hex}")
-        run_apart(partial(_execute, postgres_server, f"CREATE DATABASE {names[-1]} TEMPLATE {postgres_template}"))
-        base, mark, options = postgres_server.partition("?")
-        parts = urlsplit(base)
-        return f"{parts.scheme}://{parts.netloc}/{names[-1]}{mark}{options}"
+        names.append(pgadmin.new_name())
+        pgadmin.create_database(postgres_server, names[-1], template=postgres_template)
+        return pgadmin.with_database(postgres_server, names[-1])
 
     yield make
     for name in names:
-        run_apart(partial(_execute, postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
+        pgadmin.drop_database(postgres_server, name)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
@@ -83,7 +84,7 @@ def _sources(environment: Mapping[str, str]) -> Iterator[tuple[str, Callable[[],
     """Where providers come from, in words for an operator, and how to load each."""
     for folder in sorted(module.name for module in iter_modules(gateways.__path__) if module.ispkg):
         yield f"The gateway in paidonce/gateways/{folder}", partial(_load_module, f"{gateways.__name__}.{folder}")
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
+    for entry in _announced(tuple(sys.path)):
         yield _describe(entry), entry.load
     for module in environment.get(MODULES_SETTING, "").split(","):
         if name := module.strip():
@@ -111,3 +112,9 @@ def _add(found: dict[str, tuple[str, Provider]], origin: str, loaded: object) ->
     first_origin, first = found.setdefault(name, (origin, cast(Provider, loaded)))
     if first is not loaded:
         raise ConfigError([f"{origin} takes the name {name!r} of: {first_origin}. Remove one of them."])
+
+
+@cache
+def _announced(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """What installed packages announce. Looking reads a file of each, so it is done once for each `sys.path`."""
+    return tuple(sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)))

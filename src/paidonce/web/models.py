@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -614,8 +615,13 @@ def moment_of(moment: Microseconds) -> datetime:
     return datetime.fromtimestamp(whole, UTC).replace(microsecond=rest)
 
 
+@cache
+def _problem_schema() -> dict[str, Any]:
+    return ProblemOut.model_json_schema()
+
+
 def problem_responses(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
     """The problem answers of a route, for its OpenAPI description; `default` is every answer that is not named."""
     # Written out, since FastAPI describes a model as plain JSON, and a host's own document does not know ours.
-    content = {"application/problem+json": {"schema": ProblemOut.model_json_schema()}}
+    content = {"application/problem+json": {"schema": _problem_schema()}}
     return {status: {"description": "A problem document.", "content": content} for status in statuses}
