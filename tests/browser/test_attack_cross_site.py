@@ -154,7 +154,7 @@ def _attacker(pages: dict[str, str]) -> Iterator[str]:
 def _signed_in(browser: Browser, url: str) -> Iterator[BrowserContext]:
     """A browser that got its cookie from the shop itself, and so reads all that the shop says of it, or leaves out."""
     context = browser.new_context(service_workers="block")
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(40_000)
     page = context.new_page()
     page.goto(f"{url}/sign-in")
     page.get_by_label("Email").fill(STAFF.email)

@@ -40,7 +40,7 @@ from paidonce.sandbox.app import create_sandbox_app, sandbox_environment
 from paidonce.web.seed import BUYER
 from support.webshop import SECRET_KEY
 
-EXPECT_MS = 15_000
+EXPECT_MS = 40_000
 
 # Without these, Chromium looks for its maker's servers at every start.
 CHROMIUM_FLAGS = (
@@ -263,7 +263,7 @@ def visit(browser: Browser, around: Surroundings, **options: Any) -> Iterator[Vi
     Whoever visits fails if a page's policy had to stop anything.
     """
     context = browser.new_context(service_workers="block", locale="en-IE", **options)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(40_000)
     visit = Visit(around, context, context.new_page())
     # Deny everything first; on the context, since pop-ups and frames are part of the flows.
     context.route("**/*", lambda route: _route(visit, route))

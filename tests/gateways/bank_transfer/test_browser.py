@@ -22,7 +22,7 @@ SIZES = {"phone": {"width": 360, "height": 780}, "desk": {"width": 1280, "height
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path is not None, "install Debian's package chromium (make test does it)"
-    expect.set_options(timeout=15_000)
+    expect.set_options(timeout=40_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
         yield browser

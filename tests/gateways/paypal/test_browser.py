@@ -188,7 +188,7 @@ async def open_store(**settings: str) -> AsyncIterator[Store]:
 async def context() -> AsyncIterator[BrowserContext]:
     """A fresh browser profile that reaches this machine only."""
     # A busy machine is slow, and no wait here is about speed.
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=40_000)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         context = await browser.new_context(service_workers="block")
