@@ -17,8 +17,9 @@ UNREACHABLE: Mapping[str, str] = {
     "desk._look_later": _NO_TWIN,
     "notes._append": _NO_TWIN,
 }
-# Deliveries to merchants' systems run beside the core on an event loop of their own, and have tests of their own.
-_NOT_SIMULATED = frozenset({"deliveries"})
+# Deliveries to merchants' systems run beside the core on an event loop of their own, and have tests of their own; so
+# has the command by which an operator sends them again.
+_NOT_SIMULATED = frozenset({"deliveries", "cli_events"})
 _WRITES = frozenset({"write", "transaction"})
 
 
