@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -26,17 +27,25 @@ _ESCAPE = r"(?<=\\[nrt])|(?<=\\x[0-9a-f]{2})|(?<=\\u[0-9a-f]{4})|(?<=%[0-9A-Fa-f
 _START = rf"(?:(?<![A-Za-z0-9])|{_ESCAPE})"
 # The same for what may hold dashes and underscores itself.
 _URL_SAFE_START = rf"(?:(?<![A-Za-z0-9_-])|{_ESCAPE})"
+# What each of them can't be without, in small letters, stands before it: most texts are spared the pattern by that.
 _SECRET_VALUES = (
-    re.compile(r"whsec_[A-Za-z0-9+/=_-]+"),
-    re.compile(_START + r"(?:Bearer|Basic)\s{1,4}[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE),
+    ("whsec_", re.compile(r"whsec_[A-Za-z0-9+/=_-]+")),
+    ("bearer", re.compile(_START + r"Bearer\s{1,4}[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)),
+    ("basic", re.compile(_START + r"Basic\s{1,4}[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)),
     # JSON Web Tokens, and what argon2 makes of a password.
-    re.compile(_URL_SAFE_START + r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),
-    re.compile(r"\$argon2(?:id|i|d)\$[A-Za-z0-9+/=,$]+"),
-    re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:(?!-----END).)*+", re.DOTALL),
-    # 256 bits as the sign-in makes them. No word of a language and no name in code mixes capitals at this length.
-    re.compile(
-        _URL_SAFE_START + r"(?=[^A-Z]{0,42}[A-Z])(?=[^a-z]{0,42}[a-z])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])",
-    ),
+    ("eyj", re.compile(_URL_SAFE_START + r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?")),
+    ("$argon2", re.compile(r"\$argon2(?:id|i|d)\$[A-Za-z0-9+/=,$]+")),
+    ("-----begin ", re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:(?!-----END).)*+", re.DOTALL)),
+)
+# 256 bits as the sign-in makes them. No word of a language and no name in code mixes capitals at this length.
+_LONG_WORD = re.compile(r"[A-Za-z0-9_-]{43}")
+_TOKEN = re.compile(
+    _URL_SAFE_START + r"(?=[^A-Z]{0,42}[A-Z])(?=[^a-z]{0,42}[a-z])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])",
+)
+# Each of the names below holds one of these.
+_NAME_WORDS = (
+    *("pass", "secret", "token", "cookie", "authori", "session", "signature", "cvc", "cvv"),
+    *("apikey", "api_key", "api-key"),
 )
 # A name and what follows it: quoted in any way (JSON inside JSON, too), in a form or an assignment, in a header. The
 # name stays, so that a reader sees what was hidden. A quotation without an end is hidden to the end of the text.
@@ -69,6 +78,8 @@ _CARD_DIGITS = range(13, 20)
 _DEEPEST = 6
 # Shorter ones would hide ordinary words wherever they occur.
 _SHORTEST_VALUE = 8
+# Nothing that one of the patterns or shapes hides consists of fewer letters and digits alone.
+_SHORTEST_SECRET = 8
 # The pipeline's own entries, taken out before a line is written.
 _OF_THE_PIPELINE = frozenset({"_record", "_from_structlog", "_logger", "_name"})
 
@@ -78,11 +89,13 @@ class _Known:
 
     def __init__(self) -> None:
         self._values: set[str] = set()
-        self._shapes: dict[str, re.Pattern[str]] = {}
+        # Each as it looks anywhere, which is found out soon, and as it looks where a word begins.
+        self._shapes: dict[str, tuple[re.Pattern[str], re.Pattern[str]]] = {}
         self._by_heart: re.Pattern[str] | None = None
 
     def add(self, values: Iterable[str], shapes: Iterable[str]) -> None:
-        self._shapes |= {shape: re.compile(_START + shape) for shape in shapes if shape not in self._shapes}
+        for shape in shapes:
+            self._shapes.setdefault(shape, (re.compile(shape), re.compile(_START + shape)))
         wanted = {form for value in values if len(value) >= _SHORTEST_VALUE for form in _written(value)}
         if not wanted <= self._values:
             self._values |= wanted
@@ -93,12 +106,19 @@ class _Known:
     def hide(self, text: str) -> str:
         if self._by_heart is not None:
             text = self._by_heart.sub(HIDDEN, text)
-        for shape in self._shapes.values():
-            text = shape.sub(HIDDEN, text)
+        for anywhere, shape in self._shapes.values():
+            if anywhere.search(text):
+                text = shape.sub(HIDDEN, text)
         return text
 
 
 _known = _Known()
+
+
+@lru_cache(maxsize=1024)
+def _of_key(key: str) -> tuple[str, bool]:
+    """A key as it is written down, and whether its value is hidden. Kept, since nearly all keys stand in our code."""
+    return scrub_text(key), _SECRET_KEY.search(key) is not None
 
 
 def learn(*, values: Iterable[str] = (), shapes: Iterable[str] = ()) -> None:
@@ -108,24 +128,40 @@ def learn(*, values: Iterable[str] = (), shapes: Iterable[str] = ()) -> None:
     cost time in proportion to the text: no repetition inside another one, and a fixed beginning.
     """
     _known.add(values, shapes)
+    _of_key.cache_clear()
 
 
 def scrub(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor of structlog: hides secrets by the names of keys, by their look and by heart."""
     return {
-        key if key in _OF_THE_PIPELINE else scrub_text(key): _scrub_entry(key, value, 0) for key, value in event.items()
+        key if key in _OF_THE_PIPELINE else _of_key(key)[0]: _scrub_entry(key, value, 0) for key, value in event.items()
     }
 
 
 def scrub_text(text: str) -> str:
     """`text` without secrets, card numbers, and the query strings of addresses."""
-    text = _URL.sub(_without_query, text)
+    if len(text) < _SHORTEST_SECRET and text.isalnum():
+        return text
+    if "://" in text:
+        text = _URL.sub(_without_query, text)
     text = _known.hide(text)
-    for pattern in _SECRET_VALUES:
-        text = pattern.sub(HIDDEN, text)
-    for pattern in _NAMED_VALUES:
-        text = pattern.sub(_keep_the_name, text)
-    return _DIGITS.sub(_hide_cards, text)
+    # Beyond ASCII a pattern without case finds signs that no lower() gives; there nothing is spared.
+    small = text.lower() if text.isascii() else None
+    for sign, pattern in _SECRET_VALUES:
+        if small is None or sign in small:
+            text = pattern.sub(HIDDEN, text)
+    if _LONG_WORD.search(text):
+        text = _TOKEN.sub(HIDDEN, text)
+    if small is None or any([word in small for word in _NAME_WORDS]):
+        for pattern in _NAMED_VALUES:
+            text = pattern.sub(_keep_the_name, text)
+    return _DIGITS.sub(_hide_cards, text) if _may_hold_card(text) else text
+
+
+def _may_hold_card(text: str) -> bool:
+    """Whether there are digits enough for a card number, wherever they stand."""
+    data = text.encode("utf-8", "replace")
+    return len(data) - len(data.translate(None, b"0123456789")) >= _CARD_DIGITS.start
 
 
 def _keep_the_name(match: re.Match[str]) -> str:
@@ -142,7 +178,9 @@ def _written(value: str) -> Iterator[str]:
 def _scrub_entry(key: str, value: Any, depth: int) -> Any:
     if key in _OF_THE_PIPELINE or value is None or isinstance(value, bool):
         return value
-    return HIDDEN if _SECRET_KEY.search(key) else _scrub_value(value, depth)
+    # Deeper keys are not ours, and what a client made up is not to fill the cache.
+    hidden = _of_key(key)[1] if depth == 0 else _SECRET_KEY.search(key)
+    return HIDDEN if hidden else _scrub_value(value, depth)
 
 
 def _scrub_value(value: Any, depth: int) -> Any:
@@ -151,7 +189,9 @@ def _scrub_value(value: Any, depth: int) -> Any:
         case bool() | None:
             cleaned = value
         case int() | float():
-            cleaned = value if scrub_text(repr(abs(value))) == repr(abs(value)) else HIDDEN
+            digits = repr(abs(value))
+            short = len(digits) < _SHORTEST_SECRET
+            cleaned = value if short or scrub_text(digits) == digits else HIDDEN
         case str():
             cleaned = scrub_text(value)
         case bytes():

@@ -33,8 +33,11 @@ def server(app: Any) -> uvicorn.Server:
     """A uvicorn server without its own access log, which would write query strings, and with our logging left alone."""
     import uvicorn
 
+    from paidonce.web.protocol import Protocol
+
     config = uvicorn.Config(
         app,
+        http=Protocol,
         access_log=False,
         log_config=None,
         # Its start and end are told by whoever runs it.
