@@ -18,7 +18,7 @@ from paidonce.errors import GatewayError, GatewayMisconfigured, GatewayRefused, 
 from paidonce.gateways.base import Gateway, Progress, Snapshot
 from paidonce.money import Money
 from paidonce.payments import Operation, Payment
-from paidonce.ports import SECOND, Transaction
+from paidonce.ports import SECOND, Transaction, at_a_glance
 from paidonce.results import Result, Standing, result
 from paidonce.schedule import rescheduled
 from paidonce.settlement import Also, Command, Settled, settle
@@ -74,6 +74,7 @@ class _Taking:
     actor: str | None
 
 
+@at_a_glance
 async def stand(tx: Transaction, core: Core, payment_id: str) -> Standing | None:
     """The payment as it stands; None if there is no such payment or its order is gone."""
     payment = await payments.find(tx, payment_id)

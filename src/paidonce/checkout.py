@@ -33,7 +33,7 @@ from paidonce.errors import (
 from paidonce.gateways.base import Account, CaptureMethod, CreateRequest, Gateway, Opened, PaidElsewhere
 from paidonce.money import Money, MoneyError
 from paidonce.payments import Operation, Payment
-from paidonce.ports import Microseconds, Transaction
+from paidonce.ports import Microseconds, Transaction, at_a_glance
 from paidonce.results import (
     AWAITED_WITH_GOODS,
     ENDED_WITH_MONEY,
@@ -127,6 +127,7 @@ async def _go_back_to(tx: Transaction, core: Core, payment_id: str, gateway_name
     return True
 
 
+@at_a_glance
 async def _own_order(tx: Transaction, core: Core, order_id: str, actor: Actor, *, lock: bool) -> PayableOrder:
     order = await core.store.find(tx, order_id, lock=lock)
     # A stranger hears the same as for an id that does not exist, so that ids can't be probed. So does who writes the id
@@ -538,6 +539,7 @@ async def _reworded(tx: Transaction, core: Core, told: Result) -> Result:
     return told
 
 
+@at_a_glance
 async def _own_payment(tx: Transaction, core: Core, payment_id: str, actor: Actor) -> Standing:
     standing = await capturing.stand(tx, core, payment_id)
     if standing is None or standing.order.user_id != actor.user_id:

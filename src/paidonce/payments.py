@@ -9,7 +9,7 @@ from typing import Any
 
 from paidonce.gateways.base import CaptureMethod, DeclineCode
 from paidonce.money import Money
-from paidonce.ports import SECOND, Microseconds, Row, Transaction
+from paidonce.ports import SECOND, Microseconds, Row, Transaction, at_a_glance
 from paidonce.states import OPEN_PAYMENTS, PaymentStatus, RefundStatus
 
 
@@ -157,6 +157,7 @@ _OPEN_BY = {
 }
 
 
+@at_a_glance
 async def find(tx: Transaction, payment_id: str, *, lock: bool = False) -> Payment | None:
     """The payment with our id."""
     row = await tx.fetch_one("SELECT * FROM payments WHERE id = :id", {"id": payment_id}, lock=lock)

@@ -34,6 +34,20 @@ def assert_outside_transaction(what: str) -> None:
         raise GatewayCallInsideTransaction(f"{what} while a database transaction is open")
 
 
+def at_a_glance(fn: Callable[P, T]) -> Callable[P, T]:
+    """Mark a function for `Database.read` that reads a few rows by their keys.
+
+    Such a look costs less than to hand it to another thread, so that a driver may take it in the caller's own.
+    """
+    fn.__at_a_glance__ = True  # type: ignore[attr-defined]
+    return fn
+
+
+def is_at_a_glance(fn: Callable[..., Any]) -> bool:
+    """Whether `fn` bears the mark of `at_a_glance`."""
+    return getattr(fn, "__at_a_glance__", False)
+
+
 class Transaction(Protocol):
     """One open transaction, given to a transaction function. SQL is portable, with `:name` parameters."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -179,15 +180,47 @@ async def test_parallel_read_modify_write_under_a_lock_loses_nothing(things: Thi
 async def test_a_read_sees_one_snapshot(
     things: Things, second_connection: Callable[[Callable[[Things], Coroutine[Any, Any, None]]], None]
 ) -> None:
-    await things.put("a")
+    """Whether it is the first reading of its kind, which may be run again from its start, or a later one."""
+    written = 0
 
     async def read(tx: Transaction) -> tuple[int, int]:
+        nonlocal written
         before = await things.count(tx)
-        second_connection(lambda other: other.put("b"))
+        written += 1
+        second_connection(lambda other: other.put(f"thing {written}"))
         return before, await things.count(tx)
 
-    assert await things.database.read(read) == (1, 1)
-    assert await things.database.read(things.count) == 2
+    for _ in range(2):
+        before, after = await things.database.read(read)
+        assert before == after == written - 1
+        assert await things.database.read(things.count) == written
+
+
+async def test_a_read_of_one_statement_is_as_good_as_any(things: Things) -> None:
+    await things.put("a")
+    for _ in range(2):
+        assert await things.database.read(things.count) == 1
+        with pytest.raises(WroteInsideRead):
+            await things.database.read(things.add, "b")
+
+    async def returning(tx: Transaction) -> object:
+        return await tx.fetch_one("INSERT INTO things (id, n) VALUES ('c', 1) RETURNING id")
+
+    async def with_comment(tx: Transaction) -> object:
+        return await tx.fetch_one("WITH new AS (SELECT 1 AS n) SELECT n FROM new")
+
+    async def swallowed(tx: Transaction) -> int:
+        found = await things.count(tx)
+        with contextlib.suppress(Exception):
+            found += await things.count(tx)
+        return found
+
+    for _ in range(2):
+        with pytest.raises(WroteInsideRead):
+            await things.database.read(returning)
+        assert await things.database.read(with_comment) == {"n": 1}
+        assert await things.database.read(swallowed) == 2, "what is not carried out must not be passed over"
+    assert await things.all() == {"a": 1}
 
 
 async def test_a_read_can_not_write(things: Things) -> None:

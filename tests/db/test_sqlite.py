@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import pytest
 
 import paidonce.db
-from paidonce.db import sqlite
+from paidonce.db import driving, sqlite
 from paidonce.errors import CommitUnknown, Conflict, DatabaseDown
-from paidonce.ports import Database, Transaction
+from paidonce.ports import Database, Transaction, at_a_glance
 
 
 class Things(Protocol):
@@ -515,3 +515,57 @@ async def test_a_file_that_is_copied_after_closing_holds_everything(
         copy.write_bytes(path.read_bytes())
         with closing(sqlite3.connect(copy)) as connection:
             assert connection.execute("SELECT count(*) FROM history").fetchone() == (number,)
+
+
+# ── A glance ──────────
+
+
+@at_a_glance
+async def _glance(tx: Transaction) -> tuple[int, int]:
+    row = await tx.fetch_one("SELECT count(*) AS found FROM things")
+    assert row is not None
+    return threading.get_ident(), int(row["found"])
+
+
+@at_a_glance
+async def _write_at_a_glance(tx: Transaction) -> None:
+    await tx.execute("INSERT INTO things (id, n) VALUES ('glance', 1)")
+
+
+@at_a_glance
+async def _wait_at_a_glance(tx: Transaction) -> None:
+    await asyncio.sleep(0)
+
+
+async def test_a_glance_is_taken_here_and_now_and_sees_what_is_committed(things: Things) -> None:
+    here = threading.get_ident()
+    for number in range(3):
+        assert await things.database.read(_glance) == (here, number)
+        await things.put(f"thing {number}")
+
+    async def elsewhere(tx: Transaction) -> int:
+        return threading.get_ident()
+
+    assert await things.database.read(elsewhere) != here
+
+
+async def test_a_glance_keeps_the_rules_of_every_reading(things: Things) -> None:
+    with pytest.raises(driving.WroteInsideRead):
+        await things.database.read(_write_at_a_glance)
+    with pytest.raises(driving.SuspendedInsideTransaction):
+        await things.database.read(_wait_at_a_glance)
+    assert (await things.database.read(_glance))[1] == 0
+
+
+async def test_a_glance_that_can_not_be_taken_now_is_left_to_a_thread(things: Things) -> None:
+    """Two event loops may share the database, and the file may be kept from everybody for a moment."""
+    database = things.database
+    assert isinstance(database, sqlite.SqliteDatabase)
+    here = threading.get_ident()
+    assert (await database.read(_glance))[0] == here
+    with database._glance._lock:
+        assert (await database.read(_glance))[0] != here
+    assert (await database.read(_glance))[0] == here
+    await database.close()
+    with pytest.raises(DatabaseDown):
+        await database.read(_glance)

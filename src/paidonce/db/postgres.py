@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import asyncpg
@@ -114,7 +115,6 @@ class PostgresTransaction(Usable):
     def _waiting(self) -> Iterator[None]:
         """Marks that this transaction is what suspends its function, and translates what goes wrong."""
         self.check()
-        self.check()
         self.waiting = True
         try:
             yield
@@ -128,6 +128,49 @@ class PostgresTransaction(Usable):
             self.waiting = False
 
 
+class _NeedsTransaction(Exception):
+    """A reading is more than one SELECT."""
+
+
+class _OneSelect(PostgresTransaction):
+    """A reading of one SELECT, which is its own snapshot. Whatever else it is asked for needs a transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection, writable=False)
+        self._used = False
+
+    async def fetch_one(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Row | None:
+        """The first row or None."""
+        self._require_one_select(sql, lock)
+        return await super().fetch_one(sql, params)
+
+    async def fetch_all(
+        self, sql: str, params: Params | None = None, *, lock: bool = False, skip_locked: bool = False
+    ) -> Sequence[Row]:
+        """All rows."""
+        self._require_one_select(sql, lock)
+        return await super().fetch_all(sql, params)
+
+    async def execute(self, sql: str, params: Params | None = None) -> int:
+        """Refused."""
+        self._refuse()
+
+    async def execute_many(self, sql: str, rows: Sequence[Params]) -> None:
+        """Refused."""
+        self._refuse()
+
+    def _require_one_select(self, sql: str, lock: bool) -> None:
+        if self._used or lock or not sql.lstrip()[:7].upper().startswith("SELECT"):
+            self._refuse()
+        self._used = True
+
+    def _refuse(self) -> NoReturn:
+        self.check()
+        # Kept as well, so that a function which catches it does not go on with half of what it wanted.
+        self.failure = _NeedsTransaction()
+        raise self.failure
+
+
 class PostgresDatabase:
     """`ports.Database` on PostgreSQL. It belongs to the event loop that opened it."""
 
@@ -135,6 +178,8 @@ class PostgresDatabase:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        # The code of functions that were seen to read more than one statement.
+        self._longer: set[types.CodeType] = set()
         self._users = 0
         self._closing = False
         self._nobody_left = asyncio.Event()
@@ -168,7 +213,11 @@ class PostgresDatabase:
     async def read(
         self, fn: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `fn(tx, …)` on the snapshot of its first statement. Raises `WroteInsideRead`."""
+        """Run `fn(tx, …)` on the snapshot of its first statement. Raises `WroteInsideRead`.
+
+        A function of one SELECT needs no more than that: BEGIN and ROLLBACK would be two more round trips. Whether it
+        is one shows when it runs; with a second statement it is run again, in a transaction, and from then on always.
+        """
         assert_outside_transaction("a read was started")
         return await self._until_no_collision(lambda: self._read(fn, *args, **kwargs))
 
@@ -215,7 +264,13 @@ class PostgresDatabase:
             return result
 
     async def _read(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
+        code = getattr(fn, "__code__", None)
         async with self._connection() as connection:
+            if code is not None and code not in self._longer:
+                try:
+                    return await _run(_OneSelect(connection), fn, *args, **kwargs)
+                except _NeedsTransaction:
+                    self._longer.add(code)
             await _begin(connection, _BEGIN_READ)
             return await _run(PostgresTransaction(connection, writable=False), fn, *args, **kwargs)
 
@@ -223,7 +278,9 @@ class PostgresDatabase:
     async def _connection(self) -> AsyncIterator[Connection]:
         """A connection of the pool; giving it back rolls back what is still open."""
         try:
-            connection = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+            # The pool's own time-out would cost a task for each transaction.
+            async with asyncio.timeout(ACQUIRE_SECONDS):
+                connection = await self._pool.acquire()
         except TimeoutError as error:
             raise DatabaseDown(f"no connection became free within {ACQUIRE_SECONDS:g} s; {_HINT}") from error
         except _FAILURES as error:
@@ -235,8 +292,12 @@ class PostgresDatabase:
             canceled = True
             raise
         finally:
-            # Shielded, so that a canceled caller doesn't take the roll-back along.
-            await asyncio.shield(_release(self._pool, connection, canceled=canceled))
+            if canceled or not _is_idle(connection):
+                # Shielded, so that a canceled caller doesn't take the roll-back along.
+                await asyncio.shield(_release(self._pool, connection, canceled=canceled))
+            else:
+                with suppress(*_FAILURES):
+                    await self._pool.release(connection, timeout=ACQUIRE_SECONDS)
 
 
 async def _run(tx: PostgresTransaction, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
@@ -268,6 +329,14 @@ async def _commit(connection: Connection) -> None:
         raise DatabaseDown(f"the server answered {status} to COMMIT; nothing was kept")
 
 
+def _is_idle(connection: Connection) -> bool:
+    """Whether nothing has to be rolled back."""
+    try:
+        return not connection.is_in_transaction()
+    except asyncpg.InterfaceError:
+        return False
+
+
 async def _release(pool: Pool, connection: Connection, *, canceled: bool) -> None:
     """Roll back what is open and give the connection back; asyncpg would do both, but log the first as a mistake."""
     try:
@@ -279,7 +348,7 @@ async def _release(pool: Pool, connection: Connection, *, canceled: bool) -> Non
         with suppress(*_FAILURES):
             connection.terminate()
     with suppress(*_FAILURES):
-        await pool.release(connection)
+        await pool.release(connection, timeout=ACQUIRE_SECONDS)
 
 
 async def _nothing_to_reset(_: Any) -> None:

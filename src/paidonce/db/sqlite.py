@@ -34,7 +34,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 from paidonce.db.driving import Usable, WroteInsideRead, run_at_once
 from paidonce.db.sql import named
 from paidonce.errors import CommitUnknown, Conflict, DatabaseDown
-from paidonce.ports import Dialect, Params, Row, Transaction, assert_outside_transaction
+from paidonce.ports import Dialect, Params, Row, Transaction, assert_outside_transaction, is_at_a_glance
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -180,6 +180,7 @@ class SqliteDatabase:
         self._reads: SimpleQueue[_Job | None] = SimpleQueue()
         self._writer = _start("paidonce-writer", _Writer(path, connection, self._writes).serve)
         self._readers: list[threading.Thread] = []
+        self._glance = _Glance(path)
 
     @classmethod
     async def open(cls, path: Path) -> SqliteDatabase:
@@ -196,8 +197,14 @@ class SqliteDatabase:
     async def read(
         self, fn: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `fn(tx, …)` in a reader thread, on the snapshot of its first statement. Raises `WroteInsideRead`."""
+        """Run `fn(tx, …)` on the snapshot of its first statement. Raises `WroteInsideRead`.
+
+        It runs in a reader thread, or here and now if it bears the mark `ports.at_a_glance`.
+        """
         assert_outside_transaction("a read was started")
+        if is_at_a_glance(fn) and not self._closed:
+            with suppress(_NotNow):
+                return self._glance.read(lambda tx: run_at_once(tx, fn, *args, **kwargs))
         if not self._closed and len(self._readers) < READER_THREADS:
             self._readers.append(_start("paidonce-reader", _Reader(self._path, self._reads).serve))
         return await self._submit(self._reads, lambda tx: run_at_once(tx, fn, *args, **kwargs))
@@ -207,6 +214,7 @@ class SqliteDatabase:
         with self._closing:
             self._closed = True
             self._reads.put(None)
+        self._glance.close()
         try:
             for thread in self._readers:
                 await asyncio.to_thread(thread.join)
@@ -380,6 +388,61 @@ class _Reader:
         finally:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+
+
+class _NotNow(Exception):
+    """A look has to wait for something, which is for a thread to do."""
+
+
+class _Glance:
+    """A connection for looks that take less time than to hand them to a thread. It waits for nobody."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+
+    def read(self, call: Callable[[SqliteTransaction], T]) -> T:
+        """Run `call(tx)` on one snapshot. Raises what it raises, and `_NotNow` where a thread should do it."""
+        if not self._lock.acquire(blocking=False):
+            raise _NotNow
+        try:
+            return self._read(self._opened(), call)
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Close the connection for good."""
+        with self._lock:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._closed:
+            raise _NotNow
+        if self._connection is None:
+            try:
+                self._connection = open_connection(self._path, writable=False)
+                self._connection.execute("PRAGMA busy_timeout = 0")
+            except (DatabaseDown, sqlite3.Error):
+                raise _NotNow from None
+        return self._connection
+
+    def _read(self, connection: sqlite3.Connection, call: Callable[[SqliteTransaction], T]) -> T:
+        tx = SqliteTransaction(connection, writable=False)
+        try:
+            connection.execute("BEGIN")
+            return call(tx)
+        except sqlite3.Error:
+            raise _NotNow from None
+        except DatabaseDown:
+            # Somebody is about to rebuild the file's index, say: the reader threads have the patience for that.
+            raise _NotNow from None
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
 
 
 def open_connection(path: Path, *, writable: bool = True) -> sqlite3.Connection:

@@ -19,7 +19,7 @@ from anyio import CapacityLimiter, to_thread
 from paidonce import audit
 from paidonce.core import Actor
 from paidonce.errors import ChangedMeanwhile, Conflict, DatabaseError, InvalidRequest, NotSignedIn
-from paidonce.ports import SECOND, Database, Ids, Microseconds, Row, Transaction
+from paidonce.ports import SECOND, Database, Ids, Microseconds, Row, Transaction, at_a_glance
 
 if TYPE_CHECKING:
     from pwdlib import PasswordHash
@@ -301,6 +301,7 @@ async def _insert_session(tx: Transaction, session: _Session) -> None:
     )
 
 
+@at_a_glance
 async def _user_by_session(tx: Transaction, token_hash: str, now: Microseconds) -> Row | None:
     return await tx.fetch_one(
         "SELECT u.*, s.seen_at, s.confirmed_at FROM sessions s JOIN users u ON u.id = s.user_id"
