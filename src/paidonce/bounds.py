@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+from collections.abc import Mapping
 
 from paidonce import counters, payments
 from paidonce.case import Case, intend_void
@@ -79,16 +80,15 @@ async def refuse_after_declines(tx: Transaction, core: Core, order_id: str, acto
         return
     now = core.clock.now()
     subjects = _subjects(order_id, actor.user_id, network_tag(actor.address))
-    ends = [await counters.find(tx, f"end:{one}", now=now) for one in subjects]
-    waits = [] if cleared else [await counters.find(tx, f"wait:{one}", now=now) for one in subjects]
-    until = max((one.expires_at for one in (*ends, *waits) if one is not None), default=now)
-    if until <= now:
+    kinds = ("end",) if cleared else ("end", "wait")
+    found = await counters.ends(tx, [f"{kind}:{one}" for kind in kinds for one in subjects], now=now)
+    if not found:
         return
-    seconds = -(-(until - now) // SECOND)
+    seconds = -(-(max(found.values()) - now) // SECOND)
     raise TooManyDeclines(
         _WAIT.format(wait=_in_words(seconds)),
         retry_after_seconds=seconds,
-        challenge_helps=all(one is None for one in ends),
+        challenge_helps=not any(key.startswith("end:") for key in found),
     )
 
 
@@ -159,16 +159,27 @@ async def refuse_more_goods(tx: Transaction, core: Core, order_id: str, actor: A
 
     Whoever is allowed one more is the only one who asks until this transaction ends.
     """
-    policy, tag = core.policy, network_tag(actor.address)
-    if policy.open_payments_per_user is not None:
-        await counters.take_turns(tx, f"user {actor.user_id}")
-        if await _others(tx, core, order_id, "started_by", actor.user_id) >= policy.open_payments_per_user:
-            message = _TOO_MANY_OF_USER.format(bound=policy.open_payments_per_user)
-            raise TooManyAttempts(message, retry_after_seconds=policy.hold_seconds)
-    if policy.open_payments_per_address is not None and tag is not None:
-        await counters.take_turns(tx, f"address {tag}")
-        if await _others(tx, core, order_id, "started_from", tag) >= policy.open_payments_per_address:
-            raise TooManyAttempts(_TOO_MANY_OF_ADDRESS, retry_after_seconds=policy.hold_seconds)
+    policy = core.policy
+    whose = _bounded(core, actor.user_id, network_tag(actor.address))
+    if not whose:
+        return
+    await counters.take_turns(tx, *(f"{column} {value}" for column, value in whose.items()))
+    others = await _others(tx, core, order_id, whose)
+    bounds = {"started_by": policy.open_payments_per_user, "started_from": policy.open_payments_per_address}
+    for column, found in others.items():
+        bound = bounds[column]
+        if bound is not None and found >= bound:
+            message = _TOO_MANY_OF_USER if column == "started_by" else _TOO_MANY_OF_ADDRESS
+            raise TooManyAttempts(message.format(bound=bound), retry_after_seconds=policy.hold_seconds)
+
+
+def _bounded(core: Core, user_id: str | None, tag: str | None) -> dict[str, str]:
+    """Whose goods are bounded, by the column of the payments that names them."""
+    bounds = (
+        ("started_by", user_id, core.policy.open_payments_per_user),
+        ("started_from", tag, core.policy.open_payments_per_address),
+    )
+    return {column: value for column, value, bound in bounds if value is not None and bound is not None}
 
 
 async def remember_goods(tx: Transaction, core: Core, order_id: str, actor: Actor) -> None:
@@ -187,30 +198,32 @@ async def remember_goods_of(tx: Transaction, core: Core, payment: Payment) -> No
 async def _remember(tx: Transaction, core: Core, order_id: str, user_id: str | None, tag: str | None) -> None:
     policy, now = core.policy, core.clock.now()
     until = now + (policy.longest_hold_seconds + policy.hold_seconds) * SECOND
-    if policy.open_payments_per_user is not None and user_id is not None:
-        await counters.keep(tx, _goods("started_by", user_id) + order_id, until=until)
-    if policy.open_payments_per_address is not None and tag is not None:
-        await counters.keep(tx, _goods("started_from", tag) + order_id, until=until)
-    if policy.open_payments_per_user is not None or policy.open_payments_per_address is not None:
-        await counters.sweep(tx, now=now)
+    whose = _bounded(core, user_id, tag)
+    if whose:
+        await counters.keep(tx, *(_goods(*one) + order_id for one in whose.items()), until=until)
+        await counters.sweep_now_and_then(tx, now=now)
 
 
-async def _others(tx: Transaction, core: Core, order_id: str, column: str, value: str) -> int:
-    """For how many orders besides this one the buyer or address holds goods or has an open payment.
+async def _others(tx: Transaction, core: Core, order_id: str, whose: Mapping[str, str]) -> dict[str, int]:
+    """For how many orders besides this one buyer and address hold goods or have an open payment, by their columns.
 
     Reserved money has been given for its goods: its buyer could only wait for staff to make room for him.
     """
     now = core.clock.now()
-    holding, reserved = await payments.orders_with_open(tx, column, value)
-    kept = await counters.kept(tx, _goods(column, value), now=now)
-    for one in (one for one in kept if one not in reserved):
-        if one in holding:
-            continue
-        if (await core.store.hold_ends(tx, one) or 0) > now:
-            holding.add(one)
-        else:
-            await counters.forget(tx, [_goods(column, value) + one])
-    return len(holding - {order_id})
+    open_ones = await payments.orders_with_open(tx, whose)
+    kept = await counters.kept(tx, [_goods(*one) for one in whose.items()], now=now)
+    found = {}
+    for column, value in whose.items():
+        holding, reserved = open_ones[column]
+        prefix = _goods(column, value)
+        of_mine = [key.removeprefix(prefix) for key in kept if key.startswith(prefix)]
+        for one in (one for one in of_mine if one not in reserved and one not in holding):
+            if (await core.store.hold_ends(tx, one) or 0) > now:
+                holding.add(one)
+            else:
+                await counters.forget(tx, [prefix + one])
+        found[column] = len(holding - {order_id})
+    return found
 
 
 def _goods(column: str, value: str) -> str:

@@ -121,13 +121,15 @@ async def intend(
     *,
     claimed: bool,
     operation_id: str | None = None,
+    is_first: bool = False,
 ) -> Operation:
     """Write an intention and its own key before the call; a repeat after any crash uses the same key and body.
 
     `claimed` means that the caller makes the call itself; otherwise recovery is to make it soon. `operation_id` is
-    given by callers who must recognise their own intention if the commit's outcome is unknown.
+    given by callers who must recognise their own intention if the commit's outcome is unknown. `is_first` is for a
+    payment that has just been made, and so has none yet.
     """
-    last = await payments.operation_of(tx, payment.id, kind)
+    last = None if is_first else await payments.operation_of(tx, payment.id, kind)
     now = core.clock.now()
     operation = Operation(
         id=operation_id or core.ids.new("op"),

@@ -315,7 +315,7 @@ async def _insert_payment(
     }
     payment = rescheduled(core.policy, payment, now=now)
     await payments.insert(tx, payment)
-    operation = await intend(tx, core, payment, "create", request, claimed=True)
+    operation = await intend(tx, core, payment, "create", request, claimed=True, is_first=True)
     await journal.note(
         tx, "payment.started", order_id=order.id, payment_id=payment.id, detail={"gateway": gateway.name}, now=now
     )

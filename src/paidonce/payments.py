@@ -151,7 +151,7 @@ def _operation(row: Row) -> Operation:
 
 # The condition is that of the partial indexes.
 _OPEN_BY = {
-    column: f"SELECT order_id, status FROM payments WHERE {column} = :value"  # noqa: S608
+    column: f"SELECT '{column}' AS found_by, order_id, status FROM payments WHERE {column} = :{column}"  # noqa: S608
     " AND status IN ('created', 'awaiting_buyer', 'processing', 'authorized')"
     for column in ("started_by", "started_from")
 }
@@ -162,6 +162,12 @@ async def find(tx: Transaction, payment_id: str, *, lock: bool = False) -> Payme
     """The payment with our id."""
     row = await tx.fetch_one("SELECT * FROM payments WHERE id = :id", {"id": payment_id}, lock=lock)
     return None if row is None else _payment(row)
+
+
+async def locked(tx: Transaction, found: Payment) -> Payment | None:
+    """A payment that this transaction has just read, as it is once it is locked."""
+    # SQLite has one writer, this transaction, so nobody has changed the payment since.
+    return found if tx.dialect == "sqlite" else await find(tx, found.id, lock=True)
 
 
 async def find_by_capture(tx: Transaction, gateway: str, capture_ref: str) -> Payment | None:
@@ -189,14 +195,18 @@ async def of_order(tx: Transaction, order_id: str, *, lock: bool = False) -> lis
     return [_payment(row) for row in rows]
 
 
-async def orders_with_open(tx: Transaction, column: str, value: str) -> tuple[set[str], set[str]]:
-    """The orders with an open payment whose `column`, `started_by` or `started_from`, is `value`.
+async def orders_with_open(tx: Transaction, whose: Mapping[str, str]) -> dict[str, tuple[set[str], set[str]]]:
+    """The orders with an open payment by each of `whose` columns, `started_by` or `started_from`, and its value.
 
     First those that still have to be paid, then those whose money is reserved.
     """
-    rows = await tx.fetch_all(_OPEN_BY[column], {"value": value})
-    reserved = {row["order_id"] for row in rows if row["status"] == PaymentStatus.AUTHORIZED}
-    return {row["order_id"] for row in rows} - reserved, reserved
+    rows = await tx.fetch_all(" UNION ALL ".join(_OPEN_BY[column] for column in whose), whose)
+    found = {}
+    for column in whose:
+        mine = [row for row in rows if row["found_by"] == column]
+        reserved = {row["order_id"] for row in mine if row["status"] == PaymentStatus.AUTHORIZED}
+        found[column] = ({row["order_id"] for row in mine} - reserved, reserved)
+    return found
 
 
 async def operation_of(tx: Transaction, payment_id: str, kind: str, *, lock: bool = False) -> Operation | None:

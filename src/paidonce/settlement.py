@@ -104,9 +104,12 @@ async def _settle_refund(tx: Transaction, core: Core, payment_id: str, told: Ref
 
 async def lock_case(tx: Transaction, core: Core, payment_id: str, *, trigger: str) -> Case:
     """A known payment with its order, locked in the order that is the same everywhere. Raises `errors.NotFound`."""
-    found = await payments.find(tx, payment_id)
+    return await _lock_case(tx, core, await payments.find(tx, payment_id), trigger=trigger)
+
+
+async def _lock_case(tx: Transaction, core: Core, found: Payment | None, *, trigger: str) -> Case:
     order = None if found is None else await core.store.find(tx, found.order_id, lock=True)
-    payment = await payments.find(tx, payment_id, lock=True)
+    payment = None if found is None else await payments.locked(tx, found)
     if order is None or payment is None:
         raise NotFound("We could not find this payment.")
     return Case(core, tx, payment, order, core.clock.now(), trigger)
@@ -202,7 +205,7 @@ async def _lock_rows(
             found = None
     if found is None:
         raise NotFound("No payment of this shop belongs to the gateway's object.")
-    locked = await lock_case(tx, core, found.id, trigger=trigger)
+    locked = await _lock_case(tx, core, found, trigger=trigger)
     if operation is not None:
         operation = await payments.find_operation(tx, operation.id)
     return _Case(core, tx, locked.payment, locked.order, locked.now, trigger, snapshot, operation)

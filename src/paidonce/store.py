@@ -409,14 +409,28 @@ class SqlStore:
                 skus=[product.sku for product in short],
             )
         total = _total(wanted, known)
-        order_id = ids.new("ord")
+        ordered = tuple(
+            OrderLine(sku, known[sku].name, quantity, known[sku].price) for sku, quantity in sorted(wanted.items())
+        )
+        created = OrderView(
+            id=ids.new("ord"),
+            number=_number(ids),
+            user_id=user_id,
+            status=OrderStatus.OPEN,
+            refund_status=RefundStatus.NONE,
+            total=total,
+            due=total,
+            lines=ordered,
+            created_at=now,
+            paid_at=None,
+        )
         await tx.execute(
             "INSERT INTO orders (id, number, user_id, status, refund_status, total_minor, due_minor, currency,"
             " created_at, updated_at, expires_at)"
             " VALUES (:id, :number, :user_id, 'open', 'none', :total, :total, :currency, :now, :now, :expires_at)",
             {
-                "id": order_id,
-                "number": _number(ids),
+                "id": created.id,
+                "number": created.number,
                 "user_id": user_id,
                 "total": total.minor,
                 "currency": total.currency,
@@ -429,17 +443,15 @@ class SqlStore:
             " VALUES (:order_id, :sku, :name, :quantity, :unit_price_minor)",
             [
                 {
-                    "order_id": order_id,
-                    "sku": sku,
-                    "name": known[sku].name,
-                    "quantity": quantity,
-                    "unit_price_minor": known[sku].price.minor,
+                    "order_id": created.id,
+                    "sku": line.sku,
+                    "name": line.name,
+                    "quantity": line.quantity,
+                    "unit_price_minor": line.unit_price.minor,
                 }
-                for sku, quantity in sorted(wanted.items())
+                for line in created.lines
             ],
         )
-        created = await self.get_order(tx, order_id)
-        assert created is not None
         return created
 
     async def get_order(self, tx: Transaction, order_id: str) -> OrderView | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -65,11 +66,15 @@ class Calls:
 
 
 async def deliver_webhooks(shop: WebShop, client: Client) -> None:
-    """Stripe tells the shop what has happened there."""
+    """Stripe tells the shop what has happened there; back once the shop has worked on it, which is after its answer."""
     for webhook in shop.twins["stripe"].take_webhooks(now=shop.clock.now()):
         path = "/webhooks/" + webhook.url.rsplit("/", 1)[1]
         answer = await client.request("POST", path, data=webhook.body, headers=dict(webhook.headers))
         assert answer.status == 200, answer.text
+        for _ in range(200):
+            if not await read_rows(shop, "SELECT id FROM inbox WHERE state = 'recorded'"):
+                break
+            await asyncio.sleep(0.05)
 
 
 async def read_rows(shop: WebShop, sql: str) -> list[dict[str, Any]]:
