@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paidonce.ports import SECOND, Microseconds, Transaction
+from paidonce.ports import SECOND, Microseconds, Transaction, write_later
 
 # Each new count takes a few of the ended ones away, so that the table needs no sweeper of its own.
 _SWEPT_AT_ONCE = 20
@@ -72,7 +72,7 @@ async def keep(tx: Transaction, *keys: str, until: Microseconds) -> None:
     named = {f"key{number}": key for number, key in enumerate(sorted(keys))}
     if named:
         values = ", ".join(f"(:{name}, 1, :ends)" for name in named)
-        await tx.execute(_KEEP.format(values=values), {**named, "ends": until})
+        await write_later(tx, _KEEP.format(values=values), {**named, "ends": until})
 
 
 async def kept(tx: Transaction, prefixes: Sequence[str], *, now: Microseconds) -> list[str]:

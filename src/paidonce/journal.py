@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import Any
 
 from paidonce.money import Money
-from paidonce.ports import Ids, Microseconds, Transaction
+from paidonce.ports import Ids, Microseconds, Transaction, write_later
+from paidonce.statements import insert
 
 
 class Account(StrEnum):
@@ -68,10 +69,6 @@ INSERT INTO journal_entries (id, gateway, gateway_object, kind, order_id, paymen
 VALUES (:id, :gateway, :gateway_object, :kind, :order_id, :payment_id, :now)
 ON CONFLICT (gateway, gateway_object, kind) DO NOTHING
 """
-_INSERT_POSTING = """
-INSERT INTO journal_postings (entry_id, account, currency, amount_minor)
-VALUES (:entry_id, :account, :currency, :amount_minor)
-"""
 _INSERT_HISTORY = """
 INSERT INTO history (order_id, payment_id, event, detail, created_at)
 VALUES (:order_id, :payment_id, :event, :detail, :now)
@@ -111,13 +108,11 @@ async def enter(tx: Transaction, entry: Entry, postings: Sequence[Posting], *, i
     )
     if not inserted:
         return False
-    await tx.execute_many(
-        _INSERT_POSTING,
-        [
-            {"entry_id": entry_id, "account": one.account, "currency": one.currency, "amount_minor": one.minor}
-            for one in postings
-        ],
-    )
+    rows = [
+        {"entry_id": entry_id, "account": one.account, "currency": one.currency, "amount_minor": one.minor}
+        for one in postings
+    ]
+    await write_later(tx, *insert("journal_postings", rows))
     return True
 
 
@@ -189,7 +184,8 @@ async def note(
     detail: Mapping[str, Any] | None = None,
 ) -> None:
     """Add a line to the order's history. `detail` holds ids and words of the gateway, never secrets."""
-    await tx.execute(
+    await write_later(
+        tx,
         _INSERT_HISTORY,
         {
             "order_id": order_id,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paidonce.ports import Ids, Microseconds, Row, Transaction
+from paidonce.ports import Ids, Microseconds, Row, Transaction, write_later
 
 _INSERT = """
 INSERT INTO outbox (id, type, order_id, payload, created_at)
@@ -34,7 +34,8 @@ async def emit(
 ) -> None:
     """Queue one event such as `order.paid`; it exists exactly if this transaction commits."""
     payload = {"type": event_type, "order_id": order_id, "data": dict(data)}
-    await tx.execute(
+    await write_later(
+        tx,
         _INSERT,
         {
             "id": ids.new("evt"),

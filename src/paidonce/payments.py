@@ -9,7 +9,7 @@ from typing import Any
 
 from paidonce.gateways.base import CaptureMethod, DeclineCode
 from paidonce.money import Money
-from paidonce.ports import SECOND, Microseconds, Row, Transaction, at_a_glance
+from paidonce.ports import SECOND, Microseconds, Row, Transaction, at_a_glance, write_later
 from paidonce.states import OPEN_PAYMENTS, PaymentStatus, RefundStatus
 
 
@@ -272,7 +272,8 @@ WHERE id = :id
 
 async def insert(tx: Transaction, payment: Payment) -> None:
     """Add a new payment. Raises `errors.Conflict` where an index already speaks for another one."""
-    await tx.execute(
+    await write_later(
+        tx,
         _INSERT_PAYMENT,
         {
             "id": payment.id,
@@ -295,7 +296,8 @@ async def insert(tx: Transaction, payment: Payment) -> None:
 
 async def save(tx: Transaction, payment: Payment, *, now: Microseconds) -> None:
     """Write what may change about a payment. Its amount, order and account never do."""
-    await tx.execute(
+    await write_later(
+        tx,
         _SAVE,
         {
             "id": payment.id,
@@ -350,7 +352,8 @@ async def mark_silent(tx: Transaction, payment_id: str, *, since: Microseconds |
 
 async def insert_operation(tx: Transaction, operation: Operation) -> None:
     """Record an intention with its key, before the call."""
-    await tx.execute(
+    await write_later(
+        tx,
         _INSERT_OPERATION,
         {
             "id": operation.id,
@@ -384,7 +387,8 @@ async def give_back(tx: Transaction, operation_id: str) -> None:
 
 async def finish(tx: Transaction, operation_id: str, state: str, *, now: Microseconds) -> None:
     """Write how an operation ended. One that has ended stays as it is."""
-    await tx.execute(
+    await write_later(
+        tx,
         "UPDATE operations SET state = :state, finished_at = :now WHERE id = :id AND state = 'recorded'",
         {"id": operation_id, "state": state, "now": now},
     )
@@ -392,7 +396,8 @@ async def finish(tx: Transaction, operation_id: str, state: str, *, now: Microse
 
 async def finish_voids(tx: Transaction, payment_id: str, *, now: Microseconds) -> None:
     """A payment that was seen canceled has been voided, whoever did it."""
-    await tx.execute(
+    await write_later(
+        tx,
         "UPDATE operations SET state = 'succeeded', finished_at = :now"
         " WHERE payment_id = :payment_id AND state = 'recorded' AND kind = 'void'",
         {"payment_id": payment_id, "now": now},
@@ -401,7 +406,8 @@ async def finish_voids(tx: Transaction, payment_id: str, *, now: Microseconds) -
 
 async def finish_all(tx: Transaction, payment_id: str, state: str, *, now: Microseconds) -> None:
     """End what is still recorded of an ended payment, except refunds, which live on behind it."""
-    await tx.execute(
+    await write_later(
+        tx,
         "UPDATE operations SET state = :state, finished_at = :now"
         " WHERE payment_id = :payment_id AND state = 'recorded' AND kind <> 'refund'",
         {"payment_id": payment_id, "state": state, "now": now},

@@ -35,9 +35,10 @@ def assert_outside_transaction(what: str) -> None:
 
 
 def at_a_glance(fn: Callable[P, T]) -> Callable[P, T]:
-    """Mark a function for `Database.read` that reads a few rows by their keys.
+    """Mark a function for `Database.read` that reads a few rows by their keys, which need not be of one moment.
 
-    Such a look costs less than to hand it to another thread, so that a driver may take it in the caller's own.
+    Such a look costs less than to hand it to another thread, so that a driver may take it in the caller's own; and with
+    round trips to the server, half of them would be for a common snapshot.
     """
     fn.__at_a_glance__ = True  # type: ignore[attr-defined]
     return fn
@@ -71,6 +72,16 @@ class Transaction(Protocol):
 
     async def execute_many(self, sql: str, rows: Sequence[Params]) -> None:
         """Run one statement that writes once per row of parameters. Raises `errors.Conflict` if refused."""
+
+
+async def write_later(tx: Transaction, sql: str, params: Params) -> None:
+    """Run a statement that writes and whose outcome nobody asks for, now or before `tx` reads, writes or ends.
+
+    What waits is sent together, where each statement is a round trip. What the database refuses is therefore heard
+    later in the transaction, and the caller must not rest on having got past this line.
+    """
+    later = getattr(tx, "execute_later", None)
+    await (tx.execute(sql, params) if later is None else later(sql, params))
 
 
 class Database(Protocol):

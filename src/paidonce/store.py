@@ -14,7 +14,8 @@ from typing import Protocol
 from paidonce.counters import take_turns
 from paidonce.errors import InvalidRequest, NotFound, SoldOut, TooManyAttempts
 from paidonce.money import LARGEST_MINOR, Money
-from paidonce.ports import SECOND, Ids, Microseconds, Row, Transaction
+from paidonce.ports import SECOND, Ids, Microseconds, Row, Transaction, write_later
+from paidonce.statements import insert
 from paidonce.states import OrderStatus, RefundStatus, advance
 
 LARGEST_QUANTITY = 1000
@@ -160,6 +161,7 @@ UNION
 SELECT id FROM orders WHERE status = 'open' AND expires_at <= :now AND id > :after
 ORDER BY id LIMIT :limit
 """
+_LINES_AT_ONCE = 20
 _PRODUCTS = "SELECT p.*, s.on_hand, s.held FROM products p JOIN stock s ON s.sku = p.sku"
 # Slow money keeps its goods; only a buyer who walked away loses them.
 _EXPIRED_ORDERS = """
@@ -202,7 +204,7 @@ class SqlStore:
             raise _sold_out(short)
         held = await tx.execute(_HOLD, {"order_id": order_id})
         assert held == len(rows), "locked stock changed under a hold"
-        await tx.execute(_INSERT_HOLDS, {"order_id": order_id, "until": until})
+        await write_later(tx, _INSERT_HOLDS, {"order_id": order_id, "until": until})
 
     async def free_expired(self, tx: Transaction, order_id: str, *, now: Microseconds) -> bool:
         """See `Store.free_expired`."""
@@ -245,13 +247,14 @@ class SqlStore:
             return False
         taken = await tx.execute(_TAKE_HELD if was_held else _TAKE_FREE, {"order_id": order_id})
         assert taken == len(rows), "locked stock changed under a sale"
-        await tx.execute(_INSERT_SALES, {"order_id": order_id, "payment_id": payment_id, "now": now})
+        await write_later(tx, _INSERT_SALES, {"order_id": order_id, "payment_id": payment_id, "now": now})
         return True
 
     async def mark(self, tx: Transaction, order: PayableOrder, status: OrderStatus, *, now: Microseconds) -> None:
         """See `Store.mark`."""
         advance(order.status, status)
-        await tx.execute(
+        await write_later(
+            tx,
             "UPDATE orders SET status = :status, updated_at = :now, paid_at = COALESCE(paid_at, :paid_at)"
             " WHERE id = :id",
             {
@@ -424,7 +427,8 @@ class SqlStore:
             created_at=now,
             paid_at=None,
         )
-        await tx.execute(
+        await write_later(
+            tx,
             "INSERT INTO orders (id, number, user_id, status, refund_status, total_minor, due_minor, currency,"
             " created_at, updated_at, expires_at)"
             " VALUES (:id, :number, :user_id, 'open', 'none', :total, :total, :currency, :now, :now, :expires_at)",
@@ -438,20 +442,10 @@ class SqlStore:
                 "expires_at": now + lifetime_seconds * SECOND,
             },
         )
-        await tx.execute_many(
-            "INSERT INTO order_lines (order_id, sku, name, quantity, unit_price_minor)"
-            " VALUES (:order_id, :sku, :name, :quantity, :unit_price_minor)",
-            [
-                {
-                    "order_id": created.id,
-                    "sku": line.sku,
-                    "name": line.name,
-                    "quantity": line.quantity,
-                    "unit_price_minor": line.unit_price.minor,
-                }
-                for line in created.lines
-            ],
-        )
+        rows = [_line_values(created.id, line) for line in created.lines]
+        # Each number of lines makes a statement of its own, which the database prepares and keeps.
+        for first in range(0, len(rows), _LINES_AT_ONCE):
+            await write_later(tx, *insert("order_lines", rows[first : first + _LINES_AT_ONCE]))
         return created
 
     async def get_order(self, tx: Transaction, order_id: str) -> OrderView | None:
@@ -478,6 +472,16 @@ class SqlStore:
         for row in rows:
             lines.setdefault(row["order_id"], []).append(row)
         return [_order(order, lines.get(order["id"], [])) for order in orders]
+
+
+def _line_values(order_id: str, line: OrderLine) -> dict[str, object]:
+    return {
+        "order_id": order_id,
+        "sku": line.sku,
+        "name": line.name,
+        "quantity": line.quantity,
+        "unit_price_minor": line.unit_price.minor,
+    }
 
 
 def _sold_out(short: Sequence[Row]) -> SoldOut:

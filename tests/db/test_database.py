@@ -20,7 +20,7 @@ import paidonce.db
 from paidonce.db.driving import SuspendedInsideTransaction, TransactionOver, WroteInsideRead
 from paidonce.db.sql import MissingParameter
 from paidonce.errors import Conflict, DatabaseDown
-from paidonce.ports import Database, GatewayCallInsideTransaction, Transaction, inside_transaction
+from paidonce.ports import Database, GatewayCallInsideTransaction, Transaction, inside_transaction, write_later
 
 
 class Things(Protocol):
@@ -406,3 +406,85 @@ async def _orders(url: str) -> set[str]:
         return await database.read(read)
     finally:
         await database.close()
+
+
+# ── Writes that may wait ──────────
+
+_ADD = "INSERT INTO things (id, n) VALUES (:id, :n)"
+_NOTE = "INSERT INTO notes (id, text) VALUES (:id, :text)"
+_INCREASE = "UPDATE things SET n = n + :by WHERE id = :id"
+
+
+@pytest.fixture
+async def notes(things: Things) -> Things:
+    """A second table, with rows of the first."""
+
+    async def create(tx: Transaction) -> None:
+        await tx.execute("CREATE TABLE notes (id TEXT PRIMARY KEY REFERENCES things, text TEXT NOT NULL)")
+
+    await things.database.transaction(create)
+    return things
+
+
+async def _notes(things: Things) -> dict[str, str]:
+    async def read(tx: Transaction) -> dict[str, str]:
+        return {row["id"]: row["text"] for row in await tx.fetch_all("SELECT id, text FROM notes ORDER BY id")}
+
+    return await things.database.read(read)
+
+
+async def test_a_write_that_waits_is_seen_by_all_that_follows(notes: Things) -> None:
+    async def run(tx: Transaction) -> list[int]:
+        seen = []
+        await write_later(tx, _ADD, {"id": "a", "n": 1})
+        await write_later(tx, _NOTE, {"id": "a", "text": "which refers to the first, and holds a $1 and a :name"})
+        seen.append(await notes.count(tx))
+        # Two about the same row: the second rests on the first.
+        await write_later(tx, _INCREASE, {"id": "a", "by": 1})
+        await write_later(tx, _INCREASE, {"id": "a", "by": 10})
+        seen.append(await tx.execute("UPDATE things SET n = n * 2 WHERE n = :n", {"n": 12}))
+        await write_later(tx, _INCREASE, {"id": "a", "by": 100})
+        await tx.execute_many(_ADD, [{"id": "b", "n": 2}, {"id": "c", "n": 3}])
+        await write_later(tx, _INCREASE, {"id": "c", "by": 1000})
+        return seen
+
+    assert await notes.database.transaction(run) == [1, 1]
+    assert await notes.all() == {"a": 124, "b": 2, "c": 1003}
+    assert await _notes(notes) == {"a": "which refers to the first, and holds a $1 and a :name"}
+
+
+async def test_a_write_that_waits_is_refused_before_the_transaction_ends(notes: Things) -> None:
+    await notes.put("a")
+
+    async def twice(tx: Transaction) -> str:
+        await write_later(tx, _NOTE, {"id": "a", "text": "kept by nobody"})
+        await write_later(tx, _ADD, {"id": "a", "n": 1})
+        return "past the line, but not past the end"
+
+    async def caught(tx: Transaction) -> None:
+        with contextlib.suppress(Conflict):
+            await write_later(tx, _ADD, {"id": "a", "n": 1})
+            await notes.count(tx)
+
+    for refused in (twice, caught):
+        with pytest.raises(Conflict):
+            await notes.database.transaction(refused)
+    assert await notes.all() == {"a": 1}
+    assert await _notes(notes) == {}
+
+
+async def test_a_write_that_waits_ends_with_a_function_that_fails(notes: Things) -> None:
+    async def fail(tx: Transaction) -> None:
+        await write_later(tx, _ADD, {"id": "a", "n": 1})
+        raise LookupError
+
+    async def lacks(tx: Transaction) -> None:
+        await write_later(tx, _ADD, {"id": "a"})
+
+    with pytest.raises(LookupError):
+        await notes.database.transaction(fail)
+    with pytest.raises(MissingParameter):
+        await notes.database.transaction(lacks)
+    with pytest.raises(WroteInsideRead):
+        await notes.database.read(write_later, _ADD, {"id": "a", "n": 1})
+    assert await notes.all() == {}

@@ -123,6 +123,10 @@ class GatedTransaction:
         await self.step(_label(sql))
         await self._inner.execute_many(sql, rows)
 
+    async def execute_later(self, sql: str, params: Params) -> None:
+        await self.step(_label(sql))
+        await self._inner.execute_later(sql, params)
+
 
 def _label(sql: str, *, lock: bool = False) -> str:
     return " ".join(sql.split())[:_LONGEST_LABEL] + (" FOR UPDATE" if lock else "")

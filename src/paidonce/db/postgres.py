@@ -18,9 +18,9 @@ from urllib.parse import parse_qsl, urlencode
 import asyncpg
 
 from paidonce.db.driving import Usable, WroteInsideRead, run_awaiting
-from paidonce.db.sql import locking, numbered, parse
+from paidonce.db.sql import chain, locking, numbered, parse, written_table
 from paidonce.errors import CommitUnknown, ConfigError, Conflict, DatabaseDown
-from paidonce.ports import Dialect, Params, Row, Transaction, assert_outside_transaction
+from paidonce.ports import Dialect, Params, Row, Transaction, assert_outside_transaction, is_at_a_glance
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,10 +79,12 @@ class PostgresTransaction(Usable):
         super().__init__()
         self._connection = connection
         self._writable = writable
+        self._later: dict[str, tuple[str, tuple[Any, ...]]] = {}
 
     async def fetch_one(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Row | None:
         """The first row or None; `lock` appends FOR UPDATE."""
         values = numbered(sql, params)
+        await self.flush()
         with self._waiting():
             record = await self._connection.fetchrow(_text(sql, lock), *values)
         return None if record is None else dict(record)
@@ -92,6 +94,7 @@ class PostgresTransaction(Usable):
     ) -> Sequence[Row]:
         """All rows; `lock` appends FOR UPDATE, with `skip_locked` SKIP LOCKED as well."""
         values = numbered(sql, params)
+        await self.flush()
         with self._waiting():
             records = await self._connection.fetch(_text(sql, lock, skip_locked), *values)
         return [dict(record) for record in records]
@@ -99,6 +102,7 @@ class PostgresTransaction(Usable):
     async def execute(self, sql: str, params: Params | None = None) -> int:
         """Run a statement that writes; returns how many rows it changed. Raises `Conflict`."""
         values = numbered(sql, params)
+        await self.flush()
         with self._waiting():
             status = await self._connection.execute(_text(sql), *values)
         # "UPDATE 3", "INSERT 0 1"; other statements end in a word.
@@ -108,8 +112,29 @@ class PostgresTransaction(Usable):
     async def execute_many(self, sql: str, rows: Sequence[Params]) -> None:
         """Run one statement once per row of parameters, in one round trip. Raises `Conflict`."""
         values = [numbered(sql, row) for row in rows]
+        await self.flush()
         with self._waiting():
             await self._connection.executemany(_text(sql), values)
+
+    async def execute_later(self, sql: str, params: Params) -> None:
+        """See `ports.write_later`. What waits writes to a table each: the parts of one statement don't see each other.
+
+        Raises `MissingParameter` at once, and what waited before may raise `Conflict`.
+        """
+        table, values = written_table(sql), numbered(sql, params)
+        if table in self._later:
+            await self.flush()
+        self.check()
+        self._later[table] = (sql, values)
+
+    async def flush(self) -> None:
+        """Send what waits, in one round trip. Raises `Conflict`."""
+        if not self._later:
+            return
+        waiting, self._later = self._later, {}
+        text = chain(tuple(sql for sql, _ in waiting.values()))
+        with self._waiting():
+            await self._connection.execute(text, *(value for _, values in waiting.values() for value in values))
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -132,23 +157,27 @@ class _NeedsTransaction(Exception):
     """A reading is more than one SELECT."""
 
 
-class _OneSelect(PostgresTransaction):
-    """A reading of one SELECT, which is its own snapshot. Whatever else it is asked for needs a transaction."""
+class _Selects(PostgresTransaction):
+    """A reading without a transaction. One SELECT is its own snapshot; whatever else it is asked for needs a real one.
 
-    def __init__(self, connection: Connection) -> None:
+    With `any_moment` it may be several, each of its own moment.
+    """
+
+    def __init__(self, connection: Connection, *, any_moment: bool) -> None:
         super().__init__(connection, writable=False)
+        self._any_moment = any_moment
         self._used = False
 
     async def fetch_one(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Row | None:
         """The first row or None."""
-        self._require_one_select(sql, lock)
+        self._require_select(sql, lock)
         return await super().fetch_one(sql, params)
 
     async def fetch_all(
         self, sql: str, params: Params | None = None, *, lock: bool = False, skip_locked: bool = False
     ) -> Sequence[Row]:
         """All rows."""
-        self._require_one_select(sql, lock)
+        self._require_select(sql, lock)
         return await super().fetch_all(sql, params)
 
     async def execute(self, sql: str, params: Params | None = None) -> int:
@@ -159,10 +188,14 @@ class _OneSelect(PostgresTransaction):
         """Refused."""
         self._refuse()
 
-    def _require_one_select(self, sql: str, lock: bool) -> None:
+    async def execute_later(self, sql: str, params: Params) -> None:
+        """Refused."""
+        self._refuse()
+
+    def _require_select(self, sql: str, lock: bool) -> None:
         if self._used or lock or not sql.lstrip()[:7].upper().startswith("SELECT"):
             self._refuse()
-        self._used = True
+        self._used = not self._any_moment
 
     def _refuse(self) -> NoReturn:
         self.check()
@@ -217,6 +250,7 @@ class PostgresDatabase:
 
         A function of one SELECT needs no more than that: BEGIN and ROLLBACK would be two more round trips. Whether it
         is one shows when it runs; with a second statement it is run again, in a transaction, and from then on always.
+        What bears the mark `ports.at_a_glance` needs none either.
         """
         assert_outside_transaction("a read was started")
         return await self._until_no_collision(lambda: self._read(fn, *args, **kwargs))
@@ -259,7 +293,8 @@ class PostgresDatabase:
     async def _write(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         async with self._connection() as connection:
             await _begin(connection, _BEGIN_WRITE)
-            result = await _run(PostgresTransaction(connection, writable=True), fn, *args, **kwargs)
+            tx = PostgresTransaction(connection, writable=True)
+            result: T = await _run(tx, _to_its_end, fn, *args, **kwargs)
             await _commit(connection)
             return result
 
@@ -268,11 +303,13 @@ class PostgresDatabase:
         async with self._connection() as connection:
             if code is not None and code not in self._longer:
                 try:
-                    return await _run(_OneSelect(connection), fn, *args, **kwargs)
+                    looks = _Selects(connection, any_moment=is_at_a_glance(fn))
+                    return await _run(looks, fn, *args, **kwargs)
                 except _NeedsTransaction:
                     self._longer.add(code)
             await _begin(connection, _BEGIN_READ)
-            return await _run(PostgresTransaction(connection, writable=False), fn, *args, **kwargs)
+            found: T = await _run(PostgresTransaction(connection, writable=False), _to_its_end, fn, *args, **kwargs)
+            return found
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
@@ -308,6 +345,14 @@ async def _run(tx: PostgresTransaction, fn: Callable[..., Coroutine[Any, Any, T]
         if isinstance(tx.failure, _Collision):
             raise tx.failure from None
         raise
+
+
+async def _to_its_end(
+    tx: PostgresTransaction, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any
+) -> T:
+    result = await fn(tx, *args, **kwargs)
+    await tx.flush()
+    return result
 
 
 async def _begin(connection: Connection, statement: str) -> None:

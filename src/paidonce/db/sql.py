@@ -26,6 +26,10 @@ _TOKEN = re.compile(
 )
 
 
+_NUMBER = re.compile(r"\$([0-9]+)")
+_WRITES = re.compile(r"\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+(?P<table>\w+)", re.IGNORECASE)
+
+
 class MissingParameter(LookupError):
     """A statement names parameters that its mapping does not hold: a bug in the caller."""
 
@@ -59,6 +63,31 @@ def pyformat(sql: str) -> str:
         return match[0] if name is None else f"%({name})s"
 
     return _TOKEN.sub(write, sql.replace("%", "%%"))
+
+
+@lru_cache(maxsize=1024)
+def chain(statements: tuple[str, ...]) -> str:
+    """Several statements that write, in numbered form as one; the numbers of each go on where the last one's ended."""
+    texts, used = [], 0
+    for sql in statements:
+        texts.append(_numbered_from(used, parse(sql).numbered).strip("; \n"))
+        used += len(parse(sql).names)
+    *first, last = texts
+    before = ", ".join(f"w{place} AS ({text})" for place, text in enumerate(first))
+    return f"WITH {before} {last}" if before else last
+
+
+def _numbered_from(used: int, text: str) -> str:
+    return _NUMBER.sub(lambda match: f"${int(match[1]) + used}", text)
+
+
+@lru_cache(maxsize=1024)
+def written_table(sql: str) -> str:
+    """The table that a statement writes to. Raises `ValueError` for one that does not begin by naming it."""
+    found = _WRITES.match(sql)
+    if found is None:
+        raise ValueError(f"not an INSERT, UPDATE or DELETE: {sql.strip()}")
+    return found["table"].lower()
 
 
 def named(sql: str, params: Params | None) -> dict[str, Any]:
