@@ -55,6 +55,9 @@ class Database(Protocol):
     def fetch(self, url: str, sql: str) -> list[tuple[Any, ...]]:
         """All rows of a question."""
 
+    def size_bytes(self, url: str) -> int:
+        """How much of the disk a copy takes."""
+
     def cpu_seconds(self) -> float:
         """What its own processes have used so far; nothing where it lives in the shop's process."""
 
@@ -91,6 +94,9 @@ class Sqlite:
         with closing(sqlite3.connect(_file(url))) as connection:
             return connection.execute(sql).fetchall()
 
+    def size_bytes(self, url: str) -> int:
+        return sum(path.stat().st_size for path in self._folder.glob(Path(_file(url)).name + "*"))
+
     def cpu_seconds(self) -> float:
         return 0.0
 
@@ -125,6 +131,9 @@ class Postgres:
 
     def fetch(self, url: str, sql: str) -> list[tuple[Any, ...]]:
         return asyncio.run(_fetch(url, sql))
+
+    def size_bytes(self, url: str) -> int:
+        return int(self.fetch(url, "SELECT pg_database_size(current_database())")[0][0])
 
     def cpu_seconds(self) -> float:
         return cpu.seconds(self._pid)

@@ -112,7 +112,13 @@ class Bench:
         url = setting.database.fresh()
         stack.callback(setting.database.drop, url)
         measure.pay_one(setting, url)
-        orders.multiply(setting.database, url, setting.scenario.orders_before, recent=setting.scenario.recent)
+        count, before, began = setting.scenario.orders_before, setting.database.size_bytes(url), time.monotonic()
+        orders.multiply(setting.database, url, count, recent=setting.scenario.recent)
+        took, grown = time.monotonic() - began, setting.database.size_bytes(url) - before
+        self.say(
+            f"{setting.scenario.name}, {setting.database.name}: {count:,} orders were written in {took:.0f} s and take"
+            f" {grown / 1e6:,.0f} MB, {grown / count / 1e3:.1f} kB each."
+        )
         return url
 
     def measure_import(self, scenario: Scenario) -> None:

@@ -24,7 +24,7 @@ CORE = frozenset(
     | {"checkout.py", "core.py", "counters.py", "declines.py", "desk.py", "errors.py", "explain.py"}
     | {"hoststore.py", "inbox.py", "invariants.py", "journal.py", "leases.py", "money.py", "notes.py"}
     | {"outbox.py", "payments.py", "ports.py", "recovery.py", "refunds.py", "results.py", "schedule.py"}
-    | {"settlement.py", "states.py", "store.py", "timeline.py"}
+    | {"settlement.py", "statements.py", "states.py", "store.py", "timeline.py"}
 )
 GATEWAYS = sorted(path.parent.name for path in (PACKAGE / "gateways").glob("*/__init__.py"))
 GATEWAY_NAMES = re.compile("|".join(name.replace("_", "[_-]?") for name in GATEWAYS), re.IGNORECASE)
@@ -49,8 +49,8 @@ PLAY = ("prove", "contract", "sandbox", "demo")
 CHANCE = frozenset({"sandbox/dials.py", "worker.py", "db/sqlite.py", "db/postgres.py", "db/django.py"})
 # Statements that are put together from names of ours; every value travels as a parameter.
 SQL_BUILDERS = frozenset(
-    {"audit.py", "deliveries.py", "hoststore.py", "inbox.py", "leases.py", "payments.py", "store.py"}
-    | {"db/migration.py", "web/accounts.py"}
+    {"audit.py", "counters.py", "deliveries.py", "hoststore.py", "inbox.py", "leases.py", "payments.py", "store.py"}
+    | {"statements.py", "db/migration.py", "db/sql.py", "web/accounts.py"}
 )
 SQL_WORDS = re.compile(r"\s*(?:SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|ALTER|CREATE|DROP)\b[^a-z]")
 RUNS_TEXT = frozenset({"eval", "exec", "compile", "__import__"})

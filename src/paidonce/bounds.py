@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Mapping
+from functools import lru_cache
 
 from paidonce import counters, payments
 from paidonce.case import Case, intend_void
@@ -47,6 +48,7 @@ _ALARM = (
 )
 
 
+@lru_cache(maxsize=4096)
 def network_tag(address: str | None) -> str | None:
     """A short tag of the network that `address` lies in; None for one that says nothing of who asks.
 

@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     store: str = ""
     shop_name: str = Field(default="Fern & Kiln", min_length=1, max_length=60)
     hold_minutes: int = Field(default=20, ge=1, le=24 * 60)
+    # How many requests this process works on at once; who comes while it does is told to come back.
+    requests_at_once: int = Field(default=512, ge=1, le=100_000)
     # For how many orders at once a buyer, or an address, may hold goods without having paid; 0: no bound.
     open_payments_per_user: int = Field(default=10, ge=0, le=100_000)
     open_payments_per_address: int = Field(default=40, ge=0, le=100_000)

@@ -195,7 +195,7 @@ AND d.endpoint = :endpoint AND NOT EXISTS (SELECT 1 FROM deliveries e
 """
 _DUE = (
     "SELECT d.id FROM deliveries d WHERE d.due_at <= :now AND d.lease_until <= :now"  # noqa: S608 - only constants.
-    f" {_FIRST_OF_ITS_ORDER} LIMIT 1"
+    f" {_FIRST_OF_ITS_ORDER} ORDER BY d.due_at LIMIT 1"
 )
 
 

@@ -151,9 +151,14 @@ def _operation(row: Row) -> Operation:
 
 # The condition is that of the partial indexes.
 _OPEN_BY = {
-    column: f"SELECT '{column}' AS found_by, order_id, status FROM payments WHERE {column} = :{column}"  # noqa: S608
-    " AND status IN ('created', 'awaiting_buyer', 'processing', 'authorized')"
-    for column in ("started_by", "started_from")
+    "started_by": """
+SELECT 'started_by' AS found_by, order_id, status FROM payments
+WHERE started_by = :started_by AND status IN ('created', 'awaiting_buyer', 'processing', 'authorized')
+""",
+    "started_from": """
+SELECT 'started_from' AS found_by, order_id, status FROM payments
+WHERE started_from = :started_from AND status IN ('created', 'awaiting_buyer', 'processing', 'authorized')
+""",
 }
 
 

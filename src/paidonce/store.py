@@ -155,11 +155,17 @@ SELECT sku, 'restock', -quantity, order_id, :payment_id, 'refund', :now FROM sto
 WHERE order_id = :order_id AND kind = 'sale'
 ON CONFLICT (order_id, sku, kind) DO NOTHING
 """
+# With || no index of ids fits, so that SQLite takes that of the time: what has ended is little, what has an id is all.
 _ENDED_ORDERS = """
-SELECT order_id AS id FROM holds WHERE expires_at <= :now AND order_id > :after
+SELECT order_id || '' AS id FROM holds WHERE expires_at <= :now AND order_id || '' > :after
 UNION
-SELECT id FROM orders WHERE status = 'open' AND expires_at <= :now AND id > :after
+SELECT id || '' FROM orders WHERE status = 'open' AND expires_at <= :now AND id || '' > :after
 ORDER BY id LIMIT :limit
+"""
+_INSERT_ORDER = """
+INSERT INTO orders (id, number, user_id, status, refund_status, total_minor, due_minor, currency, created_at,
+    updated_at, expires_at)
+VALUES (:id, :number, :user_id, 'open', 'none', :total, :total, :currency, :now, :now, :expires_at)
 """
 _LINES_AT_ONCE = 20
 _PRODUCTS = "SELECT p.*, s.on_hand, s.held FROM products p JOIN stock s ON s.sku = p.sku"
@@ -411,33 +417,16 @@ class SqlStore:
                 f"Sorry, there is not enough of {short[0].name} left. You have not been charged.",
                 skus=[product.sku for product in short],
             )
-        total = _total(wanted, known)
-        ordered = tuple(
-            OrderLine(sku, known[sku].name, quantity, known[sku].price) for sku, quantity in sorted(wanted.items())
-        )
-        created = OrderView(
-            id=ids.new("ord"),
-            number=_number(ids),
-            user_id=user_id,
-            status=OrderStatus.OPEN,
-            refund_status=RefundStatus.NONE,
-            total=total,
-            due=total,
-            lines=ordered,
-            created_at=now,
-            paid_at=None,
-        )
+        created = _new_order(wanted, known, ids=ids, user_id=user_id, now=now)
         await write_later(
             tx,
-            "INSERT INTO orders (id, number, user_id, status, refund_status, total_minor, due_minor, currency,"
-            " created_at, updated_at, expires_at)"
-            " VALUES (:id, :number, :user_id, 'open', 'none', :total, :total, :currency, :now, :now, :expires_at)",
+            _INSERT_ORDER,
             {
                 "id": created.id,
                 "number": created.number,
                 "user_id": user_id,
-                "total": total.minor,
-                "currency": total.currency,
+                "total": created.total.minor,
+                "currency": created.total.currency,
                 "now": now,
                 "expires_at": now + lifetime_seconds * SECOND,
             },
@@ -531,6 +520,26 @@ def _total(wanted: dict[str, int], known: dict[str, Product]) -> Money:
     if minor > LARGEST_MINOR:
         raise InvalidRequest("The order's total is too large; please split it.")
     return Money(minor, next(known[sku].price.currency for sku in wanted))
+
+
+def _new_order(
+    wanted: dict[str, int], known: dict[str, Product], *, ids: Ids, user_id: str, now: Microseconds
+) -> OrderView:
+    total = _total(wanted, known)
+    return OrderView(
+        id=ids.new("ord"),
+        number=_number(ids),
+        user_id=user_id,
+        status=OrderStatus.OPEN,
+        refund_status=RefundStatus.NONE,
+        total=total,
+        due=total,
+        lines=tuple(
+            OrderLine(sku, known[sku].name, quantity, known[sku].price) for sku, quantity in sorted(wanted.items())
+        ),
+        created_at=now,
+        paid_at=None,
+    )
 
 
 def _number(ids: Ids) -> str:

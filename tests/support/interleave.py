@@ -338,7 +338,10 @@ class Conductor:
                     return Standing.ENDED
                 if process.gate.paused:
                     return Standing.PAUSED
-                if not await self._news(process) and await self._waits_for_lock(process):
+                taken = len(process.gate.steps)
+                # Whoever has taken a step meanwhile waits for nobody, and PostgreSQL need not be asked.
+                quiet = not await self._news(process) and len(process.gate.steps) == taken
+                if quiet and await self._waits_for_lock(process):
                     return Standing.BLOCKED
 
     @staticmethod

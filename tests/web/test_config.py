@@ -61,6 +61,9 @@ def test_the_public_address_is_as_browsers_and_gateways_write_it(value: str, ori
         ("PORT", "0", "greater than or equal to 1"),
         ("PAIDONCE_HOLD_MINUTES", "0", "greater than or equal to 1"),
         ("PAIDONCE_LOG_FORMAT", "canary", "'console' or 'json'"),
+        ("PAIDONCE_REQUESTS_AT_ONCE", "canary", "integer"),
+        ("PAIDONCE_REQUESTS_AT_ONCE", "0", "greater than or equal to 1"),
+        ("PAIDONCE_REQUESTS_AT_ONCE", "100001", "less than or equal to 100000"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_fix(name: str, value: str, said: str) -> None:

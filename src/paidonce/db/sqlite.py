@@ -107,15 +107,16 @@ class SqliteTransaction(Usable):
 
     def _run(self, sql: str, params: Params | None, take: Callable[[sqlite3.Cursor], T]) -> T:
         # No context managers here: every statement passes, and they would cost more than the statement.
-        values = named(sql, params)
         self.check()
         try:
-            cursor = self._connection.execute(sql, values)
+            cursor = self._connection.execute(sql, params or {})
             try:
                 return take(cursor)
             finally:
                 cursor.close()
         except sqlite3.Error as error:
+            # A value that is missing has its own error, which this finds out.
+            named(sql, params)
             self._fail(error)
 
     def _fail(self, error: sqlite3.Error) -> NoReturn:
@@ -404,7 +405,7 @@ class _Glance:
         self._closed = False
 
     def read(self, call: Callable[[SqliteTransaction], T]) -> T:
-        """Run `call(tx)` on one snapshot. Raises what it raises, and `_NotNow` where a thread should do it."""
+        """Run `call(tx)`. Raises what it raises, and `_NotNow` where a thread should do it."""
         if not self._lock.acquire(blocking=False):
             raise _NotNow
         try:
@@ -431,18 +432,12 @@ class _Glance:
         return self._connection
 
     def _read(self, connection: sqlite3.Connection, call: Callable[[SqliteTransaction], T]) -> T:
-        tx = SqliteTransaction(connection, writable=False)
         try:
-            connection.execute("BEGIN")
-            return call(tx)
-        except sqlite3.Error:
-            raise _NotNow from None
-        except DatabaseDown:
+            # Without a transaction around it: what is read at a glance need not be of one moment.
+            return call(SqliteTransaction(connection, writable=False))
+        except (sqlite3.Error, DatabaseDown):
             # Somebody is about to rebuild the file's index, say: the reader threads have the patience for that.
             raise _NotNow from None
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
 
 
 def open_connection(path: Path, *, writable: bool = True) -> sqlite3.Connection:

@@ -50,9 +50,15 @@ def _lease() -> tuple[SchemaItem, ...]:
     )
 
 
-def _due(table: str) -> Index:
-    due = text("due_at IS NOT NULL")
-    return Index(f"ix_{table}_due_at", "due_at", sqlite_where=due, postgresql_where=due)
+def _partial(name: str, *columns: Any, where: str) -> Index:
+    """An index of the few rows that are still of interest, which stays small however long the history grows."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
+def _due(table: str, *whose: str) -> Index:
+    """What is due, also that of `whose` alone: without it SQLite would rather read all that one gateway ever had."""
+    columns = (*whose, "due_at")
+    return _partial(f"ix_{table}_{'_'.join(columns)}", *columns, where="due_at IS NOT NULL")
 
 
 def _one_of(column: str, *words: str) -> CheckConstraint:
@@ -145,12 +151,11 @@ orders = _table(
     _one_of("status", "open", "pending", "paid", "canceled", "expired"),
     _one_of("refund_status", "none", "partial", "full"),
     Index("ix_orders_user_id_created_at", "user_id", "created_at"),
-    Index(
-        "ix_orders_expires_at",
-        "expires_at",
-        sqlite_where=text("status = 'open'"),
-        postgresql_where=text("status = 'open'"),
-    ),
+    # The newest of all, for staff.
+    Index("ix_orders_created_at", "created_at"),
+    _partial("ix_orders_expires_at", "expires_at", where="status = 'open'"),
+    # How many a buyer has open, who may have paid thousands.
+    _partial("ix_orders_user_id_expires_at", "user_id", "expires_at", where="status = 'open'"),
 )
 order_lines = _table(
     "order_lines",
@@ -229,9 +234,13 @@ payments = _table(
     CheckConstraint("captured_minor >= 0", name="captured_not_negative"),
     UniqueConstraint("gateway", "gateway_ref"),
     _due("payments"),
+    _due("payments", "gateway"),
     _while_open("started_by"),
     _while_open("started_from"),
-    Index("ix_payments_capture_ref", "gateway", "capture_ref"),
+    # Staff look for what a gateway's page shows, without saying which gateway's.
+    Index("ix_payments_gateway_ref", "gateway_ref"),
+    Index("ix_payments_capture_ref", "capture_ref", "gateway"),
+    _partial("ix_payments_held", "updated_at", where="status = 'held'"),
     # One capture right per order: the reason why two gateways can't both take the money.
     Index(
         "uq_payments_capture_right",
@@ -292,6 +301,7 @@ refunds = _table(
     CheckConstraint("amount_minor > 0", name="amount_positive"),
     UniqueConstraint("gateway", "gateway_ref"),
     UniqueConstraint("payment_id", "request_key"),
+    Index("ix_refunds_gateway_ref", "gateway_ref"),
 )
 disputes = _table(
     "disputes",
@@ -307,6 +317,8 @@ disputes = _table(
     Column("created_at", Big, nullable=False),
     Column("updated_at", Big, nullable=False),
     _one_of("state", "open", "won", "lost"),
+    Index("ix_disputes_gateway_ref", "gateway_ref"),
+    _partial("ix_disputes_open", "order_id", where="state = 'open'"),
 )
 # What gateways told by webhook: one row per event, whatever repeats. Bodies are not kept, since they hold secrets.
 inbox = _table(
@@ -326,6 +338,7 @@ inbox = _table(
     _one_of("state", "recorded", "parked", "processed", "ignored"),
     UniqueConstraint("gateway", "event_id"),
     _due("inbox"),
+    _due("inbox", "gateway"),
 )
 
 # ── The books, what happened, and what the merchant hears ──────────
@@ -386,16 +399,12 @@ deliveries = _table(
     *_lease(),
     _one_of("state", "waiting", "delivered", "given_up"),
     UniqueConstraint("endpoint", "seq"),
-    _due("deliveries"),
+    _due("deliveries", "endpoint"),
+    # Who was told of an event; and nobody can delete an event without asking that.
+    Index("ix_deliveries_seq", "seq"),
     # Events of one order are told in their order: the next one waits for the one before.
-    Index(
-        "ix_deliveries_waiting",
-        "endpoint",
-        "order_id",
-        "seq",
-        sqlite_where=text("state = 'waiting'"),
-        postgresql_where=text("state = 'waiting'"),
-    ),
+    _partial("ix_deliveries_waiting", "endpoint", "order_id", "seq", where="state = 'waiting'"),
+    _partial("ix_deliveries_given_up", "order_id", where="state = 'given_up'"),
 )
 
 # The notebooks of gateways that have no counterpart to ask (`gateways.base.Notes`).
@@ -420,10 +429,12 @@ audit_log = _table(
     Column("seq", Big, primary_key=True, autoincrement=True),
     Column("actor", Text, nullable=False, index=True),  # A user's id, or the name of what acts by itself.
     Column("action", Text, nullable=False),
-    Column("subject", Text, nullable=False, index=True),  # The id of what it was done to.
+    Column("subject", Text, nullable=False),  # The id of what it was done to.
     Column("detail", Text, nullable=False),  # JSON without secrets.
     Column("request_id", Text),
     Column("created_at", Big, nullable=False),
+    # A repeated entry is known by its moment, without reading all that was ever done to a product.
+    Index("ix_audit_log_subject", "subject", "created_at"),
 )
 # Attempts by key within a window, where several processes share their limits.
 rate_limits = _table(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
+from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
@@ -114,6 +116,41 @@ async def core_of(wiring: WiringDep) -> Core:
 
 CoreDep = Annotated[Core, Depends(core_of)]
 
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Who asks, and where: what each step of a checkout needs, found at once, since each dependency costs its own."""
+
+    request: Request
+    user: User
+    core: Core
+    wiring: Wiring
+
+    @property
+    def shop(self) -> Shop:
+        """The built-in shop."""
+        return shop_of(self.request)
+
+    @property
+    def session(self) -> str | None:
+        """See `auth.session_of`."""
+        return auth.session_of(self.request)
+
+
+async def here(request: Request, user: auth.MaybeUser) -> Here:
+    """Raises `errors.NotSignedIn`."""
+    wiring = wiring_of(request)
+    return Here(request, await auth.signed_in(user), wiring.running, wiring)
+
+
+HereDep = Annotated[Here, Depends(here)]
+
+
+def _json(model: BaseModel, status: int) -> Response:
+    """`model` as it is, without the second look at it that FastAPI takes at what a handler returns."""
+    return Response(model.model_dump_json(), status, media_type="application/json")
+
+
 # ── Session and accounts ──────────
 
 
@@ -194,19 +231,20 @@ async def _change_stock(tx: Transaction, store: SqlStore, note: audit.Entry, *, 
 # ── Orders ──────────
 
 
-async def create_order(body: models.NewOrder, user: SignedIn, core: CoreDep, shop: ShopDep) -> models.OrderOut:
+async def create_order(body: models.NewOrder, here: HereDep) -> Response:
     """Order products at the catalogue's prices. Nothing is held or charged before a payment starts."""
+    core, shop = here.core, here.shop
     lines = [(line.sku, line.quantity) for line in body.lines]
     order = await core.db.transaction(
         shop.store.create_order,
         ids=core.ids,
-        user_id=user.id,
+        user_id=here.user.id,
         lines=lines,
         now=core.clock.now(),
         lifetime_seconds=core.policy.order_seconds,
         bounds=shop.settings.order_bounds(),
     )
-    return models.OrderOut.of(order, [])
+    return _json(models.OrderOut.of(order, []), 201)
 
 
 async def list_orders(user: SignedIn, core: CoreDep, shop: ShopDep) -> list[models.OrderOut]:
@@ -278,30 +316,29 @@ async def list_payment_methods(
     return models.PaymentMethodsOut.of(order, offers.offers(wiring, order))
 
 
-async def start_payment(
-    request: Request, order_id: OrderId, body: models.NewPayment, *, user: SignedIn, core: CoreDep, wiring: WiringDep
-) -> Response:
+async def start_payment(order_id: str, body: models.NewPayment, here: HereDep) -> Response:
     """Open a payment of an order: 201, or 200 with the same payment if it is open already."""
+    order_id_in_path(order_id)
+    wiring, actor = here.wiring, here.user.actor
     back = wiring.return_url(order_id)
     if body.return_url is not None:
         back = origins.checked_return_url(wiring.settings, body.return_url)
     # The same address for who agreed and who turned back: there the gateway is asked, and nobody else believed.
-    await bound_starts(wiring.limits, order_id, user.actor, session=auth.session_of(request))
+    await bound_starts(wiring.limits, order_id, actor, session=here.session)
     news = wiring.url(f"/webhooks/{body.gateway}")
     start = partial(
-        checkout.start, core, order_id, body.gateway, user.actor, return_url=back, cancel_url=back, webhook_url=news
+        checkout.start, here.core, order_id, body.gateway, actor, return_url=back, cancel_url=back, webhook_url=news
     )
-    started = await challenged(wiring.challenge, start, order_id, user.actor, body.challenge)
-    return JSONResponse(models.StartedOut.of(started).model_dump(), 201 if started.created else 200)
+    started = await challenged(wiring.challenge, start, order_id, actor, body.challenge)
+    return _json(models.StartedOut.of(started), 201 if started.created else 200)
 
 
-async def complete_payment(
-    request: Request, payment_id: PaymentId, user: SignedIn, core: CoreDep, body: models.Nothing | None = None
-) -> Response:
+async def complete_payment(payment_id: str, here: HereDep, body: models.Nothing | None = None) -> Response:
     """Ask the gateway what became of the payment and settle it. Safe to repeat; 202 if the outcome is not known yet."""
-    await bound_questions(wiring_of(request).limits, user.actor, session=auth.session_of(request))
-    result = await checkout.complete(core, payment_id, user.actor)
-    return JSONResponse(models.ResultOut.of(result).model_dump(), 202 if result.unknown else 200)
+    payment_id_in_path(payment_id)
+    await bound_questions(here.wiring.limits, here.user.actor, session=here.session)
+    result = await checkout.complete(here.core, payment_id, here.user.actor)
+    return _json(models.ResultOut.of(result), 202 if result.unknown else 200)
 
 
 async def cancel_payment(

@@ -1,4 +1,4 @@
-"""What every request passes, in one place: its id and log line, the body's bounds, who may call, the headers.
+"""What every request passes, in one place: its id and log line, the bounds, who may call, the headers.
 
 It is plain ASGI and the outermost layer of ours, so that no answer leaves without the security headers, not even the
 one to an unexpected error.
@@ -21,6 +21,7 @@ from paidonce import audit
 from paidonce.config import Settings
 from paidonce.errors import Forbidden, Problem
 from paidonce.web import hosts, origins, problems, returns, security, strict
+from paidonce.web.admission import Admission
 from paidonce.web.shop import route_path
 
 LARGEST_BODY_BYTES = 64 * 1024
@@ -40,11 +41,21 @@ class Edge:
 
     `below` is the path that the application's own paths follow where something has taken it off already: the assets of
     a host keep their rules wherever they are mounted. `owns_host` is True where the whole host belongs to the shop.
+    `admission` is given where several of these share the places of one process.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, *, below: str = "", owns_host: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        *,
+        below: str = "",
+        owns_host: bool = False,
+        admission: Admission | None = None,
+    ) -> None:
         self._app = app
         self._settings = settings
+        self._admission = admission or Admission(settings.requests_at_once)
         self._below = below
         self._owns_host = owns_host
         self._public = settings.origin
@@ -79,6 +90,9 @@ class Edge:
             if early is not None:
                 await early(scope, receive, answer.send)
                 return
+            # Again below, since a body may take its time. It takes no place meanwhile, or a few who send theirs byte by
+            # byte would close the shop.
+            self._admission.check(path)
             self._check_origin(scope["method"], path, connection.headers)
             largest = LARGEST_WEBHOOK_BYTES if path.startswith(WEBHOOKS) else LARGEST_BODY_BYTES
             body = await _read_body(receive, connection.headers, largest)
@@ -88,8 +102,11 @@ class Edge:
             if path.startswith(origins.API) and self._owns_host:
                 # A host's own dependencies may well read parameters.
                 strict.check_query(scope["query_string"])
-            await self._app(scope, _replay(body, receive), answer.send)
+            with self._admission.place(path):
+                await self._app(scope, _replay(body, receive), answer.send)
         except Problem as problem:
+            # A line each would fill the log in a flood; `Admission` writes one for many.
+            answer.is_logged = not isinstance(problem, problems.Busy)
             await problems.render(connection, problem)(scope, receive, answer.send)
         except _ClientGone:
             answer.status = 499
@@ -161,6 +178,7 @@ class _Answer:
         self.request_id = "req_" + secrets.token_hex(8)
         self.started = False
         self.status = 0
+        self.is_logged = True
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -181,6 +199,8 @@ class _Answer:
 
     def write_log(self) -> None:
         """One line per request: never the query string, since return addresses carry secrets there."""
+        if not self.is_logged:
+            return
         log.info(
             "request",
             method=self._method,

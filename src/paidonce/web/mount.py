@@ -34,6 +34,7 @@ from paidonce.ports import Clock, Database, Ids
 from paidonce.store import Store
 from paidonce.web import edge, origins, problems, routes, security, views
 from paidonce.web.accounts import Role, User
+from paidonce.web.admission import Admission
 from paidonce.web.auth import HOST_USER
 from paidonce.web.challenge import Challenge
 from paidonce.web.integrity import OWN
@@ -95,10 +96,11 @@ class Payments:
             return_path=return_path,
             challenge=challenge,
         )
-        self.router = _router(self._wiring, current_user)
-        self.assets = _guarded(
-            self._wiring, Router(routes=asset_routes(self._wiring.components)), below=origins.ASSETS.rstrip("/")
-        )
+        # One for all routes, each of which has an edge of its own. What else the host serves is the host's to bound.
+        admission = Admission(self.settings.requests_at_once)
+        self.router = _router(self._wiring, admission, current_user)
+        files = Router(routes=asset_routes(self._wiring.components))
+        self.assets = _guarded(self._wiring, admission, files, below=origins.ASSETS.rstrip("/"))
 
     # ── Life ──────────
 
@@ -206,13 +208,13 @@ class Assets(StaticFiles):
 # ── Routes that stand on their own ──────────
 
 
-def _router(wiring: Wiring, current_user: Callable[..., Any]) -> APIRouter:
+def _router(wiring: Wiring, admission: Admission, current_user: Callable[..., Any]) -> APIRouter:
     asks = Depends(current_user)
 
     async def remember(request: Request, who: Any = asks) -> None:
         request.scope[HOST_USER] = _as_user(who, address_of(request))
 
-    route_class = _route_class(wiring)
+    route_class = _route_class(wiring, admission)
     people = APIRouter(route_class=route_class, dependencies=[Depends(remember)])
     routes.add_payments(people)
     machines = APIRouter(route_class=route_class)
@@ -233,7 +235,7 @@ def _as_user(who: Any, address: str | None) -> User | None:
     return User(who.user_id, "", "", role, confirmed=who.confirmed, address=who.address or address)
 
 
-def _route_class(wiring: Wiring) -> type[APIRoute]:
+def _route_class(wiring: Wiring, admission: Admission) -> type[APIRoute]:
     """A route with the checks, headers and errors of the built-in shop around it, whatever the host has."""
 
     class Guarded(APIRoute):
@@ -249,14 +251,14 @@ def _route_class(wiring: Wiring) -> type[APIRoute]:
             return handle
 
         async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-            await _guarded(wiring, super().handle)(scope, receive, send)
+            await _guarded(wiring, admission, super().handle)(scope, receive, send)
 
     return Guarded
 
 
-def _guarded(wiring: Wiring, app: ASGIApp, *, below: str = "") -> ASGIApp:
+def _guarded(wiring: Wiring, admission: Admission, app: ASGIApp, *, below: str = "") -> ASGIApp:
     """`app` as if it lay in an application of ours, at the path `below` where it is mounted as a whole."""
-    inner = edge.Edge(_answering(app), wiring.settings, below=below)
+    inner = edge.Edge(_answering(app), wiring.settings, below=below, admission=admission)
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         scope[MOUNTED] = wiring

@@ -111,6 +111,16 @@ class ServiceUnavailable(Problem):
     )
 
 
+class Busy(ServiceUnavailable):
+    """As many requests are worked on as the process takes at once; nothing was looked at, let alone done."""
+
+    title = "The shop is very busy"
+    default_message = (
+        "The shop is very busy right now. Nothing was done or charged by this step; please try again in a moment. You"
+        " are never charged twice."
+    )
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of `app` as a problem document or as a page."""
     for kind in ANSWERED:

@@ -14,7 +14,7 @@ from paidonce import inbox, recovery
 from paidonce.core import Core
 from paidonce.errors import DatabaseError, NotFound, Problem, WebhookRefused, WebhookUnverifiable
 from paidonce.leases import Lease
-from paidonce.web.api import CoreDep
+from paidonce.web.shop import wiring_of
 
 log = structlog.get_logger("paidonce.webhooks")
 
@@ -33,8 +33,9 @@ class NotVerifiable(Problem):
     default_message = "This webhook can't be verified right now. Please send it again."
 
 
-async def receive(gateway: str, request: Request, core: CoreDep) -> Response:
+async def receive(gateway: str, request: Request) -> Response:
     """Take a gateway's signed news. 200 once it is kept, whoever's it is; 400 if forged; 503 to have it sent again."""
+    core = wiring_of(request).running
     known = core.gateways.get(gateway)
     if known is None:
         raise NotFound("There is no such gateway here.")
