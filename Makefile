@@ -9,6 +9,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ARGS ?=
 # How many tests run at once; each worker has a PostgreSQL of its own.
 JOBS ?= 2
+# Random runs of the simulation in `make test`. `make prove` makes 20,000, and `make prove-long` a million.
+TEST_SEEDS ?= 4000
+# Hundreds of commands and planted bugs start here: what is compiled once is kept, whatever the machine says.
+export PYTHONDONTWRITEBYTECODE :=
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,9 +36,9 @@ django-shop: ## open the example of a Django shop (PORT=8200)
 ALREADY := --ignore tests/test_tidy.py
 test: check ## check, then every test (ARGS="-k stripe" to choose) and, without ARGS, the simulation
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 40 $(ALREADY) $(ARGS)
-	$(if $(ARGS),,$(BIN)/python -m paidonce prove --mutants tests/mutants --jobs $(JOBS))
+	$(if $(ARGS),,$(BIN)/python -m paidonce prove --seeds $(TEST_SEEDS) --mutants tests/mutants --jobs $(JOBS))
 
-prove: setup-dev ## the simulation of `make test` alone: faults, pairs, seeds, and every planted bug
+prove: setup-dev ## the simulation alone, with more seeds than in `make test`: faults, pairs, and every planted bug
 	$(BIN)/python -m paidonce prove --mutants tests/mutants --jobs $(JOBS)
 
 prove-long: setup-dev ## the same for hours, with PostgreSQL and SIGKILL; writes docs/prove-report.md

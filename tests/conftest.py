@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, settings
 
 import paidonce.db
 from paidonce.ports import Database
-from support import pgadmin
+from support import pgadmin, quick
 from support.pgadmin import administrator
 
 T = TypeVar("T")
@@ -46,6 +46,14 @@ except (FileNotFoundError, ProcessLookupError):
     pass
 shutil.rmtree(folder, ignore_errors=True)
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_shops() -> Iterator[None]:
+    """Thousands of shops are started here, and thousands of people sign in."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick.make_quick(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

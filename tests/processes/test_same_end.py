@@ -1,7 +1,8 @@
-"""The same 200 orders, whatever happens to webhooks and answers: they end in the same states, to the cent.
+"""The same orders, whatever happens to webhooks and answers: they end in the same states, to the cent.
 
-One seeded crowd of buyers goes shopping several times, each time with an empty database and new gateways. Only what
-travels between shop and gateways differs. Nothing of a run's ids is the same, so its end is compared in words.
+One seeded crowd of buyers goes shopping several times, each time with an empty database and new gateways. In it each
+buyer's way, with each sequel that it can have, comes once at each gateway. Only what travels between shop and gateways
+differs. Nothing of a run's ids is the same, so its end is compared in words.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from support.shop import SANDBOX_URL, ShiftedClock, Shop, open_shop
 
 T = TypeVar("T")
 
-ORDERS = 200
 SEED = 20_241
 GATEWAYS = ("stripe", "paypal")
 BASKETS = ((("mug", 1),), (("lamp", 1), ("mug", 2)), (("pen", 7),), (("mug", 3), ("pen", 1)), (("lamp", 2),))
@@ -42,32 +42,32 @@ AT_ONCE = 20
 # Longer than a certificate that could not be fetched stays unasked for.
 RESEND_SECONDS = 3
 
-# What a buyer does, and how often among the orders.
-WAYS = {
-    "comes back": 5,
-    "closes the tab": 5,
-    "is declined, then pays": 3,
-    "is declined and leaves": 2,
-    "leaves": 2,
-    "cancels": 2,
-    "pays, then cancels": 1,
-    "changes the gateway": 2,
-    "pays slowly": 2,
-    "pays slowly in vain": 2,
-}
+# What a buyer does.
+WAYS = (
+    "comes back",
+    "closes the tab",
+    "is declined, then pays",
+    "is declined and leaves",
+    "leaves",
+    "cancels",
+    "pays, then cancels",
+    "changes the gateway",
+    "pays slowly",
+    "pays slowly in vain",
+)
 PAYING = ("comes back", "closes the tab", "is declined, then pays", "changes the gateway")
 # What happens to a paid order later.
-SEQUELS = {
-    "nothing": 4,
-    "refund": 2,
-    "part refund": 2,
-    "two part refunds": 1,
-    "refund and restock": 1,
-    "dashboard refund": 2,
-    "dispute won": 1,
-    "dispute lost": 1,
-    "dispute": 1,
-}
+SEQUELS = (
+    "nothing",
+    "refund",
+    "part refund",
+    "two part refunds",
+    "refund and restock",
+    "dashboard refund",
+    "dispute won",
+    "dispute lost",
+    "dispute",
+)
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,19 @@ class Plan:
 
 
 def plans() -> list[Plan]:
-    """The same crowd each time."""
+    """The same crowd each time, in no order that means anything."""
     chance = random.Random(SEED)
-    ways, sequels = list(Counter(WAYS).elements()), list(Counter(SEQUELS).elements())
-    made = []
-    for number in range(ORDERS):
-        way = chance.choice(ways)
-        sequel = chance.choice(sequels) if way in PAYING else "nothing"
-        made.append(Plan(number, chance.choice(GATEWAYS), chance.choice(BASKETS), way, sequel))
-    return made
+    stories = [
+        (gateway, way, sequel)
+        for gateway in GATEWAYS
+        for way in WAYS
+        for sequel in (SEQUELS if way in PAYING else SEQUELS[:1])
+    ]
+    chance.shuffle(stories)
+    return [
+        Plan(number, gateway, chance.choice(BASKETS), way, sequel)
+        for number, (gateway, way, sequel) in enumerate(stories)
+    ]
 
 
 @dataclass
@@ -365,10 +369,11 @@ async def stock_up(tx: Transaction, store: SqlStore, now: int) -> None:
 
 
 async def assert_trouble_was_real(run: Run, trouble: Trouble) -> None:
+    orders = len(run.orders)
     for rule in trouble.rules:
-        assert run.dials.struck[rule.fault] > ORDERS // 2
+        assert run.dials.struck[rule.fault] > orders // 2
     told = await run.shop.count("inbox")
-    assert told > ORDERS // 2 if trouble.tell is deliver else told == 0
+    assert told > orders // 2 if trouble.tell is deliver else told == 0
 
 
 async def assert_nothing_is_left_open(shop: Shop) -> None:
@@ -438,8 +443,7 @@ async def test_the_same_orders_end_in_the_same_states(new_database: Callable[[],
         assert end["status"] == expected_status(plan), end
         assert end["refund_status"] == _REFUND_STATUS.get(plan.sequel, "none"), end
         assert len(end["told"]) == (end["status"] == "paid"), end
-    assert {plan.way for plan in plans()} == set(WAYS)
-    assert {plan.sequel for plan in plans()} == set(SEQUELS)
+    assert len(calm.orders) == len(GATEWAYS) * (len(PAYING) * len(SEQUELS) + len(WAYS) - len(PAYING))
     for name, trouble in TROUBLES.items():
         end_of_run = await play(new_database(), trouble)
         for number, told in calm.orders.items():

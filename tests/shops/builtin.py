@@ -9,14 +9,14 @@ import paidonce.db
 from conftest import run_apart
 from paidonce.app import create_app
 from paidonce.config import load_settings
-from paidonce.demo.servers import in_thread
 from paidonce.money import Money
 from paidonce.ports import Database, Microseconds, RandomIds, SystemClock, Transaction
 from paidonce.states import OrderStatus
 from paidonce.store import PayableOrder, SqlStore
 from paidonce.web.accounts import Role
 from shops.adapter import BUYERS, CURRENCY, GOODS
-from shops.inprocess import Served, Trigger, listening, quick_hash
+from shops.inprocess import Served, Trigger, listening
+from support.quick import in_thread, quick_hash
 from support.shop import ShiftedClock
 from support.webshop import Answer, Client
 

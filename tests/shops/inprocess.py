@@ -6,9 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pwdlib import PasswordHash
-from pwdlib.hashers.argon2 import Argon2Hasher
-
 import paidonce.db
 from paidonce import serving
 from paidonce.assembly import assemble
@@ -91,11 +88,6 @@ class Served:
         parts = assemble(settings, self._environment, store=self._store, clock=self._clock)
         async with parts.worker() as worker:
             await worker.run_once()
-
-
-def quick_hash(password: str) -> str:
-    """A hash that takes little time to make and to check: fifty buyers sign in here, and nothing is protected by it."""
-    return PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),)).hash(password)
 
 
 @contextmanager

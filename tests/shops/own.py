@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from conftest import run_apart
-from paidonce.demo.servers import in_thread
 from paidonce.ports import Transaction
 from paidonce.store import PayableOrder
 from shops.adapter import BUYERS, GOODS
-from shops.inprocess import Served, Trigger, listening, quick_hash
+from shops.inprocess import Served, Trigger, listening
+from support.quick import in_thread, quick_hash
 from support.shop import ShiftedClock
 from support.webshop import Answer, Client
 

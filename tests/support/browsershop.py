@@ -30,7 +30,6 @@ from playwright.sync_api import (
 from paidonce import serving
 from paidonce.app import create_app
 from paidonce.config import load_settings
-from paidonce.demo.servers import in_thread
 from paidonce.gateways.base import HttpRequest, HttpResponse, SandboxCore
 from paidonce.gateways.paypal.sandbox import PayPalSandbox
 from paidonce.gateways.registry import configure_all
@@ -38,6 +37,7 @@ from paidonce.gateways.stripe.sandbox import StripeSandbox
 from paidonce.ports import SystemClock
 from paidonce.sandbox.app import create_sandbox_app, sandbox_environment
 from paidonce.web.seed import BUYER
+from support.quick import in_thread
 from support.webshop import SECRET_KEY
 
 EXPECT_MS = 40_000

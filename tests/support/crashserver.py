@@ -22,19 +22,21 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar
 
 import aiohttp  # noqa: F401 - imported once for all forks, like the next ones.
 import anyio._backends._asyncio  # noqa: F401
 import asyncpg  # noqa: F401
+import pytest
 import stripe  # noqa: F401
 import uvicorn.lifespan.on  # noqa: F401
 from fastapi import FastAPI
 
 import paidonce.db
 from paidonce import app as application
-from paidonce import deliveries, notes, serving
+from paidonce import assembly, deliveries, notes, serving
 from paidonce.config import load_settings
 from paidonce.core import Core
 from paidonce.db import migration, postgres, sqlite  # noqa: F401 - imported once for all forks.
@@ -45,12 +47,14 @@ from paidonce.logs import configure_logging
 from paidonce.ports import Database, RandomIds, Transaction
 from paidonce.store import SqlStore
 from paidonce.worker import Worker
+from support.quick import make_quick
 from support.sharedclock import SharedClock
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _FIRST_STEP = "create_order"
+_IDLE_SECONDS = 0.2
 
 
 # ── Where a server can die ──────────
@@ -164,7 +168,7 @@ async def _work(order: dict[str, Any]) -> None:
     database = await paidonce.db.connect(settings.database_url.get_secret_value())
     core = notes.hand_out(Core(database, gateways, SqlStore(), clock, RandomIds(), settings.policy()))
     await deliveries.register(core, settings.endpoints())
-    await Worker(core, settings.endpoints(), transport, idle_seconds=0.2).run()
+    await Worker(core, settings.endpoints(), transport, idle_seconds=_IDLE_SECONDS).run()
 
 
 def _live(order: dict[str, Any], listener: socket.socket | None, ready: FastAPI | None, nursery_lives: int) -> NoReturn:
@@ -292,11 +296,15 @@ class Nursery:
 def main() -> None:
     """Read orders until standard input ends."""
     nursery = Nursery()
-    try:
-        for text in sys.stdin:
-            print(json.dumps(nursery.answer(json.loads(text))), flush=True)
-    finally:
-        nursery.end()
+    with pytest.MonkeyPatch.context() as patch:
+        make_quick(patch)
+        # Time flies in these tests: whoever waits for the worker waits for its next look.
+        patch.setattr(assembly, "Worker", partial(Worker, idle_seconds=_IDLE_SECONDS))
+        try:
+            for text in sys.stdin:
+                print(json.dumps(nursery.answer(json.loads(text))), flush=True)
+        finally:
+            nursery.end()
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from paidonce import serving
 from paidonce.app import create_app
 from paidonce.config import load_settings
 from paidonce.deliveries import Subscriber
-from paidonce.demo.servers import in_thread
 from paidonce.gateways.base import HttpRequest, HttpResponse
 from paidonce.gateways.registry import configure_all
 from paidonce.sandbox.app import SandboxTransport, sandbox_cores, sandbox_environment
 from paidonce.web.seed import BUYER, STAFF
+from support.quick import in_thread
 from support.shop import SANDBOX_URL, ShiftedClock
 
 SECRET_KEY = "test-key-that-is-long-enough-0123456789"

@@ -42,13 +42,20 @@ def seeded_postgres(postgres_server: str, postgres_template: str) -> Iterator[st
     pgadmin.drop_database(postgres_server, name)
 
 
+@pytest.fixture(scope="session")
+def seeded_pool(postgres_server: str, seeded_postgres: str) -> Iterator[pgadmin.Pool]:
+    """Seeded PostgreSQL databases that nobody uses."""
+    pool = pgadmin.Pool(postgres_server, seeded_postgres)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def postgresql_url(postgres_server: str, seeded_postgres: str) -> Iterator[str]:
-    """A seeded PostgreSQL database of this test's own."""
-    name = pgadmin.new_name()
-    pgadmin.create_database(postgres_server, name, template=seeded_postgres)
+def postgresql_url(postgres_server: str, seeded_pool: pgadmin.Pool) -> Iterator[str]:
+    """A seeded PostgreSQL database of this test's own, as good as fresh."""
+    name = seeded_pool.take()
     yield pgadmin.with_database(postgres_server, name)
-    pgadmin.drop_database(postgres_server, name)
+    seeded_pool.give_back(name)
 
 
 @pytest.fixture

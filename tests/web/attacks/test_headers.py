@@ -163,7 +163,7 @@ async def test_no_header_drifts_on_refusals_redirects_and_files(visitor: Visitor
         "another site": (await visitor("POST", "/sign-in", headers={"sec-fetch-site": "cross-site"}), 403),
         "another host": (await visitor("GET", "/", headers={"host": "evil.example"}), 421),
         "an unsigned webhook": (await visitor("POST", "/webhooks/stripe", data=b"{}"), 400),
-        "a strange method": (await visitor("BREW", "/"), 405),
+        "a strange method": (await visitor("PROPFIND", "/"), 405),
     }
     for name, (answer, status) in answers.items():
         assert answer.status == status, name
