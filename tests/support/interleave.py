@@ -11,6 +11,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast
 
@@ -19,7 +20,7 @@ import asyncpg
 from paidonce.db.postgres import PostgresDatabase, PostgresTransaction, open_connection
 from paidonce.db.tables import metadata
 from paidonce.gateways.base import HttpRequest, HttpResponse
-from paidonce.ports import Dialect, Params, Row, Transaction
+from paidonce.ports import Dialect, Params, Row, Transaction, at_a_glance, is_at_a_glance
 from support.shop import Shop, open_shop
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ class GatedDatabase:
         self, fn: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         await self.gate.step("BEGIN READ ONLY")
-        return await self._inner.read(self._gated("END READ ONLY", fn, *args, **kwargs))
+        gated = self._gated("END READ ONLY", fn, *args, **kwargs)
+        # What is no look at a glance has its transaction at once, and is not run again to find out that it needs one.
+        return await self._inner.read(at_a_glance(gated) if is_at_a_glance(fn) else partial(gated))
 
     def _gated(
         self, end: str, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any
