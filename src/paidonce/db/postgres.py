@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 import asyncpg
 
 from paidonce.db.driving import Usable, WroteInsideRead, run_awaiting
-from paidonce.db.sql import chain, locking, numbered, parse, written_table
+from paidonce.db.sql import chain, is_apart, locking, numbered, parse, written_table
 from paidonce.errors import CommitUnknown, ConfigError, Conflict, DatabaseDown
 from paidonce.ports import Dialect, Params, Row, Transaction, assert_outside_transaction, is_at_a_glance
 
@@ -102,9 +102,14 @@ class PostgresTransaction(Usable):
     async def execute(self, sql: str, params: Params | None = None) -> int:
         """Run a statement that writes; returns how many rows it changed. Raises `Conflict`."""
         values = numbered(sql, params)
-        await self.flush()
+        if self._later and is_apart(sql, frozenset(self._later)):
+            # What waits goes along. The server tells how many rows the last part changed.
+            text, values = self._take_along(sql, values)
+        else:
+            await self.flush()
+            text = _text(sql)
         with self._waiting():
-            status = await self._connection.execute(_text(sql), *values)
+            status = await self._connection.execute(text, *values)
         # "UPDATE 3", "INSERT 0 1"; other statements end in a word.
         count = status.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
@@ -131,10 +136,15 @@ class PostgresTransaction(Usable):
         """Send what waits, in one round trip. Raises `Conflict`."""
         if not self._later:
             return
-        waiting, self._later = self._later, {}
-        text = chain(tuple(sql for sql, _ in waiting.values()))
+        _, (sql, values) = self._later.popitem()
+        text, values = self._take_along(sql, values)
         with self._waiting():
-            await self._connection.execute(text, *(value for _, values in waiting.values() for value in values))
+            await self._connection.execute(text, *values)
+
+    def _take_along(self, sql: str, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+        waiting, self._later = self._later, {}
+        text = chain((*(one for one, _ in waiting.values()), sql))
+        return text, (*(value for _, given in waiting.values() for value in given), *values)
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

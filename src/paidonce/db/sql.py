@@ -27,6 +27,7 @@ _TOKEN = re.compile(
 
 
 _NUMBER = re.compile(r"\$([0-9]+)")
+_WORD = re.compile(r"\w+")
 _WRITES = re.compile(r"\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+(?P<table>\w+)", re.IGNORECASE)
 
 
@@ -75,6 +76,14 @@ def chain(statements: tuple[str, ...]) -> str:
     *first, last = texts
     before = ", ".join(f"w{place} AS ({text})" for place, text in enumerate(first))
     return f"WITH {before} {last}" if before else last
+
+
+@lru_cache(maxsize=1024)
+def is_apart(sql: str, tables: frozenset[str]) -> bool:
+    """Whether a statement writes without reading or writing one of `tables`."""
+    if _WRITES.match(sql) is None:
+        return False
+    return not tables & {word.lower() for word in _WORD.findall(sql)}
 
 
 def _numbered_from(used: int, text: str) -> str:

@@ -189,8 +189,10 @@ class _Answer:
 
     def _add_headers(self, headers: MutableHeaders) -> None:
         headers["X-Request-Id"] = self.request_id
-        for name, value in security.headers_of(self._scope).items():
-            headers[name] = value
+        ours = security.headers_of(self._scope)
+        names = {name for name, _ in ours}
+        # One pass: whatever the application says under these names gives way.
+        headers.raw[:] = [pair for pair in headers.raw if pair[0] not in names] + list(ours)
         headers.setdefault("Cache-Control", "no-store")
         origins.tell(self._settings, self._method, self._path, Headers(scope=self._scope), headers)
         if self._settings.https and self._owns_host:

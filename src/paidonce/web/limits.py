@@ -6,7 +6,6 @@ in this process's memory, or with PAIDONCE_LIMITS=database in the table `rate_li
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import threading
 from collections import OrderedDict
@@ -93,7 +92,7 @@ class Limits:
     def _hashed(self, rule: Rule, *who: str | None) -> str:
         """A key that tells no address, no email and no token to whoever reads the table."""
         text = "\n".join((rule.name, *(part or "" for part in who)))
-        return hmac.new(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+        return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def address_of(connection: HTTPConnection) -> str | None:

@@ -26,6 +26,9 @@ _NONCE_BYTES = 16
 _OTHER_FEATURES = ("camera", "geolocation", "microphone", "usb")
 
 
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+
 def security_headers(policy: str, sources: Mapping[str, Iterable[str]]) -> dict[str, str]:
     """The security headers of an answer with the Content-Security-Policy `policy`, whose page needs `sources`."""
     return {
@@ -46,16 +49,20 @@ def content_security_policy(scripts: Iterable[str], sources: Mapping[str, Iterab
     return "; ".join(f"{directive} {' '.join(_meant(values))}" for directive, values in merged.items())
 
 
-def headers_of(scope: Mapping[str, Any]) -> dict[str, str]:
-    """The security headers of the answer in this scope."""
+def headers_of(scope: Mapping[str, Any]) -> RawHeaders:
+    """The security headers of the answer in this scope, as ASGI wants them."""
     nonce = scope.get(_NONCE)
     if nonce is None:
-        return security_headers(_NO_PAGE, {})
+        return _OF_NO_PAGE
     sources: Mapping[str, Iterable[str]] = scope.get(_SOURCES, {})
     policy = content_security_policy([nonce_source(nonce)], sources)
     if not sources.get("script-src"):
         policy += f"; {_TRUSTED_TYPES}"
-    return security_headers(policy, sources)
+    return _raw(security_headers(policy, sources))
+
+
+def _raw(headers: Mapping[str, str]) -> RawHeaders:
+    return tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
 
 
 def nonce_source(nonce: str) -> str:
@@ -94,3 +101,7 @@ def merged_sources(policies: Iterable[Mapping[str, Iterable[str]]]) -> dict[str,
         for directive, sources in policy.items():
             merged[directive] = tuple(dict.fromkeys((*merged.get(directive, ()), *sources)))
     return merged
+
+
+# Nearly every answer has these, so they are written once.
+_OF_NO_PAGE = _raw(security_headers(_NO_PAGE, {}))

@@ -55,7 +55,8 @@ def check_json(body: bytes) -> None:
         return
     _check_depth(body)
     try:
-        read = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+        # As json.loads, which would make a decoder for each body.
+        read = _DECODER.decode(body.decode("utf-8"))
         if _SURROGATE.search(body):
             # Half a character is no text: it can neither be stored nor sent.
             json.dumps(read, ensure_ascii=False).encode("utf-8")
@@ -94,3 +95,6 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(_word: str) -> NoReturn:
     raise InvalidRequest("NaN and Infinity are no numbers in JSON; leave them out.")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
