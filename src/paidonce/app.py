@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.routing import Mount
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -20,6 +20,7 @@ from paidonce.web import mount, problems, routes, views
 from paidonce.web.challenge import Challenge
 from paidonce.web.edge import Edge
 from paidonce.web.shop import Shop
+from paidonce.web.shortcut import Shortcut
 from paidonce.worker import Worker
 
 
@@ -78,10 +79,11 @@ def create_app(
 
     app = _application(lifespan)
     app.state.paidonce = shop
-    app.include_router(routes.api_router())
+    of_api = routes.api_router()
+    app.include_router(of_api)
     app.include_router(routes.page_router())
     app.router.routes.append(Mount("/assets", routes=mount.asset_routes(shop.components)))
-    _surround(app, settings)
+    _surround(app, settings, of_api)
     return app
 
 
@@ -97,9 +99,10 @@ async def open_worker(
         yield worker
 
 
-def _surround(app: FastAPI, settings: Settings) -> None:
+def _surround(app: FastAPI, settings: Settings, of_api: APIRouter) -> None:
     """What every request passes, from the inside out."""
     problems.install(app)
+    app.add_middleware(Shortcut, application=app, routes=of_api.routes)
     if settings.proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.proxies)
     app.add_middleware(Edge, settings=settings, owns_host=True)

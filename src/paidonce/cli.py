@@ -99,6 +99,7 @@ def serve() -> None:
     with serving.bind(settings.host, settings.port, fix="Choose another with PORT=…, or end what uses it.") as listener:
         out.print(f"The shop is open: {settings.origin}   (Ctrl-C closes it)")
         with suppress(KeyboardInterrupt):
+            serving.spare_garbage_collector()
             serving.server(shop).run(sockets=[listener])
         out.print("The shop is closed.")
 
