@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlencode
@@ -35,6 +35,8 @@ POOL_SIZE = 16
 LARGEST_POOL = 100
 # How long a transaction waits for a free connection, and a statement for its locks and its answer.
 ACQUIRE_SECONDS = 10.0
+# A connection that nobody used for so long is replaced.
+IDLE_SECONDS = 300.0
 STATEMENT_SECONDS = 20.0
 # A process that froze between two statements must not keep rows locked for ever.
 IDLE_IN_TRANSACTION_MILLISECONDS = 30_000
@@ -84,9 +86,10 @@ class PostgresTransaction(Usable):
     async def fetch_one(self, sql: str, params: Params | None = None, *, lock: bool = False) -> Row | None:
         """The first row or None; `lock` appends FOR UPDATE."""
         values = numbered(sql, params)
-        await self.flush()
-        with self._waiting():
-            record = await self._connection.fetchrow(_text(sql, lock), *values)
+        if self._later:
+            await self.flush()
+        self.check()
+        record = await self._wait_for(self._connection.fetchrow(_text(sql, lock), *values))
         return None if record is None else dict(record)
 
     async def fetch_all(
@@ -94,22 +97,22 @@ class PostgresTransaction(Usable):
     ) -> Sequence[Row]:
         """All rows; `lock` appends FOR UPDATE, with `skip_locked` SKIP LOCKED as well."""
         values = numbered(sql, params)
-        await self.flush()
-        with self._waiting():
-            records = await self._connection.fetch(_text(sql, lock, skip_locked), *values)
+        if self._later:
+            await self.flush()
+        self.check()
+        records = await self._wait_for(self._connection.fetch(_text(sql, lock, skip_locked), *values))
         return [dict(record) for record in records]
 
     async def execute(self, sql: str, params: Params | None = None) -> int:
         """Run a statement that writes; returns how many rows it changed. Raises `Conflict`."""
-        values = numbered(sql, params)
+        text, values = _text(sql), numbered(sql, params)
         if self._later and is_apart(sql, frozenset(self._later)):
             # What waits goes along. The server tells how many rows the last part changed.
             text, values = self._take_along(sql, values)
-        else:
+        elif self._later:
             await self.flush()
-            text = _text(sql)
-        with self._waiting():
-            status = await self._connection.execute(text, *values)
+        self.check()
+        status = await self._wait_for(self._connection.execute(text, *values))
         # "UPDATE 3", "INSERT 0 1"; other statements end in a word.
         count = status.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
@@ -118,8 +121,8 @@ class PostgresTransaction(Usable):
         """Run one statement once per row of parameters, in one round trip. Raises `Conflict`."""
         values = [numbered(sql, row) for row in rows]
         await self.flush()
-        with self._waiting():
-            await self._connection.executemany(_text(sql), values)
+        self.check()
+        await self._wait_for(self._connection.executemany(_text(sql), values))
 
     async def execute_later(self, sql: str, params: Params) -> None:
         """See `ports.write_later`. What waits writes to a table each: the parts of one statement don't see each other.
@@ -138,21 +141,19 @@ class PostgresTransaction(Usable):
             return
         _, (sql, values) = self._later.popitem()
         text, values = self._take_along(sql, values)
-        with self._waiting():
-            await self._connection.execute(text, *values)
+        self.check()
+        await self._wait_for(self._connection.execute(text, *values))
 
     def _take_along(self, sql: str, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
         waiting, self._later = self._later, {}
         text = chain((*(one for one, _ in waiting.values()), sql))
         return text, (*(value for _, given in waiting.values() for value in given), *values)
 
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    async def _wait_for(self, answer: Awaitable[T]) -> T:
         """Marks that this transaction is what suspends its function, and translates what goes wrong."""
-        self.check()
         self.waiting = True
         try:
-            yield
+            return await answer
         except _FAILURES as error:
             self.failure = _translate(error, self._connection, writable=self._writable)
             if self.failure is error:
@@ -214,13 +215,82 @@ class _Selects(PostgresTransaction):
         raise self.failure
 
 
+class _Connections:
+    """The pool's connections, which are kept at hand between transactions.
+
+    To give one back to the pool and take it again costs a task each time. The pool opens, replaces and closes them.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._places = asyncio.Semaphore(pool.get_max_size())
+        # Those used last come first, each with when it was put here.
+        self._at_hand: list[tuple[Connection, float]] = []
+
+    async def take(self) -> Connection:
+        """A connection that is in no transaction. Raises `TimeoutError`, and asyncpg's errors."""
+        async with asyncio.timeout(ACQUIRE_SECONDS):
+            await self._places.acquire()
+            try:
+                return await self._next()
+            except BaseException:
+                self._places.release()
+                raise
+
+    async def _next(self) -> Connection:
+        now = asyncio.get_running_loop().time()
+        while self._at_hand:
+            connection, since = self._at_hand.pop()
+            if now - since < IDLE_SECONDS and not _gone(connection):
+                return connection
+            # What lies between us and the server may have forgotten it.
+            with suppress(*_FAILURES):
+                connection.terminate()
+            await self._to_pool(connection)
+        return await self._pool.acquire()
+
+    def give_back(self, connection: Connection) -> None:
+        """Put back a connection that is in no transaction."""
+        self._at_hand.append((connection, asyncio.get_running_loop().time()))
+        self._places.release()
+
+    async def clean(self, connection: Connection, *, canceled: bool) -> None:
+        """Roll back what is open and put the connection back; asyncpg would do both, but log the first as a mistake."""
+        try:
+            # A caller who left while BEGIN was under way may have begun a transaction that the driver doesn't know of.
+            if canceled or connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
+        except _FAILURES:
+            # The transaction's outcome is settled already, but nobody knows what this connection is in the middle of.
+            with suppress(*_FAILURES):
+                connection.terminate()
+        try:
+            await self._to_pool(connection)
+        finally:
+            self._places.release()
+
+    async def close(self) -> None:
+        """Close all connections; nobody uses one any more."""
+        while self._at_hand:
+            await self._to_pool(self._at_hand.pop()[0])
+        try:
+            await self._pool.close()
+        except _FAILURES:
+            # A server that doesn't say goodbye in time; everything that was acknowledged is safe.
+            self._pool.terminate()
+
+    async def _to_pool(self, connection: Connection) -> None:
+        with suppress(*_FAILURES):
+            await self._pool.release(connection, timeout=ACQUIRE_SECONDS)
+
+
 class PostgresDatabase:
     """`ports.Database` on PostgreSQL. It belongs to the event loop that opened it."""
 
     dialect: Dialect = "postgresql"
 
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+        self._connections = _Connections(pool)
         # The code of functions that were seen to read more than one statement.
         self._longer: set[types.CodeType] = set()
         self._users = 0
@@ -271,11 +341,7 @@ class PostgresDatabase:
         # The pool alone would not wait for those who still queue for a connection, and cut them off at COMMIT.
         if self._users:
             await self._nobody_left.wait()
-        try:
-            await self._pool.close()
-        except _FAILURES:
-            # A server that doesn't say goodbye in time; everything that was acknowledged is safe.
-            self._pool.terminate()
+        await self._connections.close()
 
     async def _until_no_collision(self, once: Callable[[], Coroutine[Any, Any, T]]) -> T:
         pause = FIRST_PAUSE_SECONDS
@@ -325,9 +391,7 @@ class PostgresDatabase:
     async def _connection(self) -> AsyncIterator[Connection]:
         """A connection of the pool; giving it back rolls back what is still open."""
         try:
-            # The pool's own time-out would cost a task for each transaction.
-            async with asyncio.timeout(ACQUIRE_SECONDS):
-                connection = await self._pool.acquire()
+            connection = await self._connections.take()
         except TimeoutError as error:
             raise DatabaseDown(f"no connection became free within {ACQUIRE_SECONDS:g} s; {_HINT}") from error
         except _FAILURES as error:
@@ -341,10 +405,9 @@ class PostgresDatabase:
         finally:
             if canceled or not _is_idle(connection):
                 # Shielded, so that a canceled caller doesn't take the roll-back along.
-                await asyncio.shield(_release(self._pool, connection, canceled=canceled))
+                await asyncio.shield(self._connections.clean(connection, canceled=canceled))
             else:
-                with suppress(*_FAILURES):
-                    await self._pool.release(connection, timeout=ACQUIRE_SECONDS)
+                self._connections.give_back(connection)
 
 
 async def _run(tx: PostgresTransaction, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
@@ -390,20 +453,6 @@ def _is_idle(connection: Connection) -> bool:
         return not connection.is_in_transaction()
     except asyncpg.InterfaceError:
         return False
-
-
-async def _release(pool: Pool, connection: Connection, *, canceled: bool) -> None:
-    """Roll back what is open and give the connection back; asyncpg would do both, but log the first as a mistake."""
-    try:
-        # A caller who left while BEGIN was under way may have begun a transaction that the driver does not know of.
-        if canceled or connection.is_in_transaction():
-            await connection.execute("ROLLBACK")
-    except _FAILURES:
-        # The transaction's outcome is settled already, but nobody knows what this connection is in the middle of.
-        with suppress(*_FAILURES):
-            connection.terminate()
-    with suppress(*_FAILURES):
-        await pool.release(connection, timeout=ACQUIRE_SECONDS)
 
 
 async def _nothing_to_reset(_: Any) -> None:
