@@ -79,11 +79,10 @@ def create_app(
 
     app = _application(lifespan)
     app.state.paidonce = shop
-    of_api = routes.api_router()
-    app.include_router(of_api)
+    app.include_router(api := routes.api_router())
     app.include_router(routes.page_router())
     app.router.routes.append(Mount("/assets", routes=mount.asset_routes(shop.components)))
-    _surround(app, settings, of_api)
+    _surround(app, settings, api)
     return app
 
 
@@ -99,10 +98,10 @@ async def open_worker(
         yield worker
 
 
-def _surround(app: FastAPI, settings: Settings, of_api: APIRouter) -> None:
+def _surround(app: FastAPI, settings: Settings, api: APIRouter) -> None:
     """What every request passes, from the inside out."""
     problems.install(app)
-    app.add_middleware(Shortcut, application=app, routes=of_api.routes)
+    app.add_middleware(Shortcut, application=app, routes=api.routes)
     if settings.proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.proxies)
     app.add_middleware(Edge, settings=settings, owns_host=True)
