@@ -24,6 +24,8 @@ MODULES = {"pydantic-settings": "pydantic_settings", "pyjwt": "jwt"}
 # Used by another library on our behalf, never imported by us.
 INDIRECT = {
     "greenlet": "SQLAlchemy's asyncio bridge, for migrations on PostgreSQL",
+    "httptools": "uvicorn's parser of requests",
+    "uvloop": "uvicorn's event loop",
     "psycopg": "Django's driver of PostgreSQL",
     "pytest-asyncio": "runs the coroutines of the contract suite",
 }

@@ -261,16 +261,13 @@ class _Writer:
         if not self._begin(first):
             _deliver([first])
             return
-        group, end = [first], time.monotonic() + GROUP_SECONDS
+        group = [first]
         try:
-            is_begun = self._run_first(first)
-            if is_begun:
-                self._run_members(group, end)
+            self._run_members(group)
         except sqlite3.Error as error:
             self._fail(group, DatabaseDown(f"{error}; {_HINT}"))
         else:
-            if is_begun:
-                self._commit(group)
+            self._commit(group)
         self._released = time.monotonic()
         _deliver(group)
 
@@ -299,22 +296,10 @@ class _Writer:
                 return True
             time.sleep(_chance.uniform(*POLL_SECONDS))
 
-    def _run_first(self, job: _Job) -> bool:
-        """Run the member that the group was begun for; False if it failed by itself, which ends the group.
-
-        Nothing else is in the transaction yet, so that it needs no savepoint of its own.
-        """
-        try:
-            job.run(SqliteTransaction(self._connection, writable=True))
-        except BaseException as error:  # Whatever it is, it belongs to the caller and must not end this thread.
-            job.error = error
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-                return False
-        return True
-
-    def _run_members(self, group: list[_Job], end: float) -> None:
-        """Run those that wait as well, until the group is full, late, or broken."""
+    def _run_members(self, group: list[_Job]) -> None:
+        """Run the members, the first and those that wait, until the group is full, late, or broken."""
+        end = time.monotonic() + GROUP_SECONDS
+        self._run_member(group[0])
         while len(group) < GROUP_MEMBERS and time.monotonic() < end and self._connection.in_transaction:
             job = self._waiting()
             if job is None:
