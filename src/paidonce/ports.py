@@ -151,21 +151,23 @@ _BYTES = 17
 _IDS_AT_ONCE = 64
 
 
+# Random bytes that were drawn and belong to no id yet.
+_drawn: list[bytes] = []
+if hasattr(os, "register_at_fork"):
+    # Two processes must not give the same ids.
+    os.register_at_fork(after_in_child=_drawn.clear)
+
+
 class RandomIds:
     """Identifiers from the operating system's secure random source, which is asked for many of them at once."""
-
-    def __init__(self) -> None:
-        self._waiting: list[bytes] = []
-        # Two processes must not give the same ids.
-        os.register_at_fork(after_in_child=self._waiting.clear)
 
     def new(self, prefix: str) -> str:
         """`prefix_` and 26 characters, 130 bits."""
         try:
-            drawn = self._waiting.pop()
+            mine = _drawn.pop()
         except IndexError:
             many = os.urandom(_BYTES * _IDS_AT_ONCE)
-            self._waiting += [many[start : start + _BYTES] for start in range(_BYTES, len(many), _BYTES)]
-            drawn = many[:_BYTES]
-        number = int.from_bytes(drawn, "big")
+            mine, *others = (many[start : start + _BYTES] for start in range(0, len(many), _BYTES))
+            _drawn.extend(others)
+        number = int.from_bytes(mine, "big")
         return prefix + "_" + "".join([_PAIRS[number >> 10 * place & 1023] for place in range(_LETTERS // 2)])
